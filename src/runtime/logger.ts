@@ -1,0 +1,43 @@
+import pino, { type Logger as PinoLogger } from "pino";
+
+/** Structured log: an event name (`hold.settled`) and fields with units. Never prompts, completions, keys or evidence. */
+export type Logger = PinoLogger;
+
+export const LOG_LEVELS = ["trace", "debug", "info", "warn", "error", "fatal", "silent"] as const;
+export type LogLevel = (typeof LOG_LEVELS)[number];
+
+/** Fields that are removed wherever they appear, in case a library logs a request. A second line of defence. */
+const REDACTED = [
+  "authorization",
+  "api_key",
+  "apiKey",
+  "key",
+  "body",
+  "messages",
+  "prompt",
+  "content",
+  "evidence",
+  "grant",
+  "headers",
+  "req.headers",
+  "err.body",
+  "err.headers",
+];
+
+/** @param destination a file path, or undefined for standard output. */
+export function openLogger(service: string, level: LogLevel, destination?: string): Logger {
+  return pino(
+    {
+      level,
+      base: { service },
+      messageKey: "event",
+      timestamp: pino.stdTimeFunctions.isoTime,
+      redact: { paths: REDACTED.flatMap((path) => [path, `*.${path}`]), remove: true },
+    },
+    // Asynchronous writes keep the disk off the request path; pino flushes them at exit.
+    pino.destination({
+      ...(destination === undefined ? {} : { dest: destination, mkdir: true }),
+      sync: false,
+    }),
+  );
+}
