@@ -1,10 +1,21 @@
 import pino, { type Logger as PinoLogger } from "pino";
+import { oneOf, type Setting } from "./settings.ts";
 
 /** Structured log: an event name (`hold.settled`) and fields with units. Never prompts, completions, keys or evidence. */
 export type Logger = PinoLogger;
 
 export const LOG_LEVELS = ["trace", "debug", "info", "warn", "error", "fatal", "silent"] as const;
 export type LogLevel = (typeof LOG_LEVELS)[number];
+
+/** Settings that every service has. */
+export const processSettings = {
+  logLevel: {
+    env: "DAYBREAK_LOG_LEVEL",
+    help: "least severe level that is logged",
+    default: "info",
+    parse: oneOf(...LOG_LEVELS),
+  },
+} as const satisfies Record<string, Setting<unknown>>;
 
 /** Fields that are removed wherever they appear, in case a library logs a request. A second line of defence. */
 const REDACTED = [

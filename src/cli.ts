@@ -1,0 +1,153 @@
+#!/usr/bin/env node
+import { readFileSync } from "node:fs";
+import { Command, Option } from "commander";
+import { processSettings } from "./runtime/logger.ts";
+import {
+  ConfigError,
+  flag,
+  flagOf,
+  loadSettings,
+  type Setting,
+  type SettingsOf,
+} from "./runtime/settings.ts";
+import type { Closable } from "./runtime/shutdown.ts";
+import { runUntilSignal } from "./runtime/shutdown.ts";
+
+/** Time that streams have to end after a signal, in milliseconds, before the process is cut off. */
+const SHUTDOWN_DEADLINE_MS = 30_000;
+
+type SettingTable = Readonly<Record<string, Setting<unknown>>>;
+
+const { version } = JSON.parse(
+  readFileSync(new URL("../package.json", import.meta.url), "utf8"),
+) as { version: string };
+const program = new Command("daybreak")
+  .description("A confidential inference router that runs as a Bittensor subnet.")
+  .version(version)
+  .showHelpAfterError("(daybreak --help lists the commands, daybreak COMMAND --help its options)");
+
+/** A command whose options are a service's settings, and which runs that service until a signal. */
+async function serviceCommand<Table extends SettingTable>(
+  name: string,
+  description: string,
+  table: Table,
+  open: (config: SettingsOf<Table> & SettingsOf<typeof processSettings>) => Promise<Closable>,
+): Promise<void> {
+  const settings = { ...table, ...processSettings };
+  const command = program.command(name).description(description);
+  for (const [setting, row] of Object.entries(settings)) {
+    const isSwitch = row.parse === flag && row.default === "false";
+    const option = new Option(
+      isSwitch ? flagOf(setting) : `${flagOf(setting)} <value>`,
+      `${row.help} (${row.env})`,
+    );
+    if (!isSwitch && row.default !== undefined) option.default(undefined, row.default);
+    command.addOption(option);
+  }
+  command.action(async (options: Record<string, string | true | undefined>) => {
+    const flags = Object.fromEntries(
+      Object.entries(options).map(([key, value]) => [key, value === true ? "true" : value]),
+    );
+    const service = await open(loadSettings(settings, process.env, flags));
+    await runUntilSignal(service, SHUTDOWN_DEADLINE_MS);
+  });
+}
+
+// A command's code is loaded only when the command is given: `--help` and a bad option need none of it.
+const { localSettings } = await import("./local/config.ts");
+await serviceCommand(
+  "local",
+  "run a whole network: chain, miners, gateway, validators",
+  localSettings,
+  async (config) => {
+    const { runLocalNetwork } = await import("./local/main.ts");
+    return await runLocalNetwork(config, process.stdout);
+  },
+);
+const { gatewaySettings } = await import("./gateway/config.ts");
+await serviceCommand(
+  "gateway",
+  "run a gateway: the API that app developers call",
+  gatewaySettings,
+  async (config) => {
+    const [{ openGateway }, { openLogger }] = await Promise.all([
+      import("./gateway/main.ts"),
+      import("./runtime/logger.ts"),
+    ]);
+    return await openGateway(config, openLogger("gateway", config.logLevel));
+  },
+);
+const { minerSettings } = await import("./miner/config.ts");
+await serviceCommand(
+  "miner",
+  "run a relay in front of provider keys",
+  minerSettings,
+  async (config) => {
+    const [{ openMiner }, { openLogger }] = await Promise.all([
+      import("./miner/main.ts"),
+      import("./runtime/logger.ts"),
+    ]);
+    return await openMiner(config, openLogger("miner", config.logLevel));
+  },
+);
+const { validatorSettings } = await import("./validator/config.ts");
+await serviceCommand(
+  "validator",
+  "run a validator: audit, probe, set weights",
+  validatorSettings,
+  async (config) => {
+    const [{ openValidator }, { openLogger }] = await Promise.all([
+      import("./validator/main.ts"),
+      import("./runtime/logger.ts"),
+    ]);
+    return await openValidator(config, openLogger("validator", config.logLevel));
+  },
+);
+const { devchainSettings } = await import("./devchain/config.ts");
+await serviceCommand(
+  "devchain",
+  "run a local chain that speaks Subtensor's RPC",
+  devchainSettings,
+  async (config) => {
+    const [{ openDevchainService }, { openLogger }] = await Promise.all([
+      import("./devchain/main.ts"),
+      import("./runtime/logger.ts"),
+    ]);
+    return await openDevchainService(config, openLogger("devchain", config.logLevel));
+  },
+);
+
+program
+  .command("ledger")
+  .description("inspect the ledger")
+  .command("audit")
+  .description("print the ledger's invariants; exit code 1 when one is broken")
+  .option("--data <dir>", "data folder of a local network or of a gateway")
+  .option("--database-url <url>", "Postgres to audit instead")
+  .action(async (options: { data?: string; databaseUrl?: string }) => {
+    const { auditDatabase } = await import("./billing/audit.ts");
+    const { ok, lines } = await auditDatabase(options);
+    process.stdout.write(`${lines.join("\n")}\n`);
+    if (!ok) process.exitCode = 1;
+  });
+
+try {
+  await program.parseAsync();
+} catch (error) {
+  process.stderr.write(`daybreak: ${explain(error)}\n`);
+  // Half-opened parts may hold the event loop; nothing is left to wait for.
+  process.exit(1);
+}
+
+/** One line that says what to do. */
+function explain(error: unknown): string {
+  if (error instanceof ConfigError) return error.message;
+  const { code, port, message } = error as NodeJS.ErrnoException & { port?: number };
+  if (code === "EADDRINUSE")
+    return `port ${port ?? ""} is in use: stop the program that has it, or choose another with --port`;
+  if (code === "EACCES" && port !== undefined)
+    return `port ${port} needs privileges: choose one above 1023 with --port`;
+  if (code === "ENOSPC")
+    return "the disk is full: free some space and start again, nothing that was acknowledged is lost";
+  return message;
+}
