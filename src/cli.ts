@@ -1,5 +1,6 @@
 #!/usr/bin/env node
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
 import { Command, Option } from "commander";
 import { processSettings } from "./runtime/logger.ts";
 import {
@@ -87,7 +88,7 @@ await serviceCommand(
       import("./miner/main.ts"),
       import("./runtime/logger.ts"),
     ]);
-    return await openMiner(config, openLogger("miner", config.logLevel));
+    return await openMiner(config, openLogger("miner", config.logLevel), process.env);
   },
 );
 const { validatorSettings } = await import("./validator/config.ts");
@@ -125,11 +126,26 @@ program
   .option("--data <dir>", "data folder of a local network or of a gateway")
   .option("--database-url <url>", "Postgres to audit instead")
   .action(async (options: { data?: string; databaseUrl?: string }) => {
-    const { auditDatabase } = await import("./billing/audit.ts");
-    const { ok, lines } = await auditDatabase(options);
+    const [{ auditDatabase }, { openLogger }] = await Promise.all([
+      import("./billing/audit.ts"),
+      import("./runtime/logger.ts"),
+    ]);
+    const { data, databaseUrl } = options;
+    if ((data === undefined) === (databaseUrl === undefined))
+      throw new ConfigError("say what to audit: either --data DIR or --database-url URL");
+    const { ok, lines } = await auditDatabase({
+      directory: data === undefined ? undefined : ledgerFolderIn(data),
+      url: databaseUrl,
+      log: openLogger("audit", "silent"),
+    });
     process.stdout.write(`${lines.join("\n")}\n`);
     if (!ok) process.exitCode = 1;
   });
+
+/** The embedded ledger below the data folder of a local network, or of a gateway, or the folder itself. */
+function ledgerFolderIn(folder: string): string {
+  return [join(folder, "gateway", "ledger"), join(folder, "ledger")].find(existsSync) ?? folder;
+}
 
 try {
   await program.parseAsync();

@@ -28,6 +28,7 @@ const OWNERS: Record<string, readonly string[]> = {
   "@polkadot/util-crypto": ["chain", "devchain"],
   "@polkadot/rpc-provider": ["chain"],
   "@electric-sql/pglite": ["runtime"],
+  "@electric-sql/pglite-prepopulatedfs": ["runtime"],
   "@copilotkit/aimock": ["local"],
   commander: ["cli.ts"],
   fastify: ["gateway", "miner", "validator"],
@@ -35,7 +36,7 @@ const OWNERS: Record<string, readonly string[]> = {
   pino: ["runtime"],
   "prom-client": ["runtime"],
   undici: ["gateway", "miner", "validator"],
-  ws: ["devchain"],
+  ws: ["chain", "devchain"],
 };
 
 /** Static imports and re-exports, bare imports, and dynamic imports. */

@@ -135,7 +135,8 @@ export function quoteRefusalOf(
 export type QuoteChangeRefusal = "sequence_not_rising" | "changed_too_soon" | "changed_too_much";
 
 /**
- * Whether `next` may follow the quotes of the same hotkey and product accepted in the last ten minutes (oldest first).
+ * Whether `next` may follow the quotes of the same hotkey and product that were in force in the last ten minutes (oldest
+ * first).
  * A renewal at the same price is always allowed.
  *
  * @returns undefined when it may.
@@ -149,8 +150,10 @@ export function quoteChangeRefusalOf(
   if (next.seq <= last.seq) return "sequence_not_rising";
   if (!samePrice(next.price, last.price) && next.nbf - last.nbf < QUOTE_CHANGE_SECONDS_MIN)
     return "changed_too_soon";
-  for (const earlier of recent) {
-    if (next.nbf - earlier.nbf > QUOTE_CHANGE_WINDOW_SECONDS) continue;
+  for (const [index, earlier] of recent.entries()) {
+    // A price counts for as long as it was the one in force, not only at the moment when it was made.
+    const inForceUntil = Math.min(earlier.exp, recent[index + 1]?.nbf ?? next.nbf);
+    if (next.nbf - inForceUntil > QUOTE_CHANGE_WINDOW_SECONDS) continue;
     for (const dimension of DIMENSIONS) {
       const before = earlier.price[dimension] ?? 0n;
       const after = next.price[dimension] ?? 0n;

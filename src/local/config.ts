@@ -1,3 +1,5 @@
+import { gatewaySettings } from "../gateway/config.ts";
+import { minerSettings } from "../miner/config.ts";
 import type { processSettings } from "../runtime/logger.ts";
 import { flag, integer, type Setting, type SettingsOf, text } from "../runtime/settings.ts";
 
@@ -64,41 +66,11 @@ export const localSettings = {
     default: "5",
     parse: integer(0, 10_000),
   },
-  upstreams: {
-    env: "DAYBREAK_UPSTREAMS",
-    help: "providers behind the miners, a JSON list of {name, kind: openai|anthropic|gemini, base_url, api_key, models}",
-    optional: true,
-    secret: true,
-    parse: text,
-  },
-  openaiApiKey: {
-    env: "OPENAI_API_KEY",
-    help: "key for OpenAI models",
-    optional: true,
-    secret: true,
-    parse: text,
-  },
-  anthropicApiKey: {
-    env: "ANTHROPIC_API_KEY",
-    help: "key for Anthropic models",
-    optional: true,
-    secret: true,
-    parse: text,
-  },
-  geminiApiKey: {
-    env: "GEMINI_API_KEY",
-    help: "key for Gemini models",
-    optional: true,
-    secret: true,
-    parse: text,
-  },
-  databaseUrl: {
-    env: "DATABASE_URL",
-    help: "Postgres 15 or newer to use instead of the embedded database",
-    optional: true,
-    secret: true,
-    parse: text,
-  },
+  upstreams: minerSettings.upstreams,
+  openaiApiKey: minerSettings.openaiApiKey,
+  anthropicApiKey: minerSettings.anthropicApiKey,
+  geminiApiKey: minerSettings.geminiApiKey,
+  databaseUrl: gatewaySettings.databaseUrl,
 } as const satisfies Record<string, Setting<unknown>>;
 
 export type LocalConfig = SettingsOf<typeof localSettings> & SettingsOf<typeof processSettings>;

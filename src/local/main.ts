@@ -7,13 +7,15 @@ import { setTimeout as delay } from "node:timers/promises";
 import { keypairOf, newSecret } from "../chain/keys.ts";
 import { openSubtensor, type Subtensor } from "../chain/subtensor.ts";
 import { pemOf, signingKey } from "../core/jws.ts";
-import { MODELS, slugOf } from "../core/models.ts";
+import { MODELS } from "../core/models.ts";
 import { NANO, rao } from "../core/money.ts";
+import type { Surface } from "../core/surface.ts";
 import { openDevchain } from "../devchain/devchain.ts";
 import { gatewaySettings } from "../gateway/config.ts";
 import { openGateway } from "../gateway/main.ts";
-import { minerSettings } from "../miner/config.ts";
+import { type MinerConfig, minerSettings } from "../miner/config.ts";
 import { openMiner } from "../miner/main.ts";
+import type { UpstreamConfig } from "../miner/upstreams.ts";
 import { type Logger, openLogger } from "../runtime/logger.ts";
 import { ConfigError, loadSettings } from "../runtime/settings.ts";
 import { type Closable, closeAll } from "../runtime/shutdown.ts";
@@ -167,24 +169,21 @@ async function openNetwork(
   const simulatedTeeKeyFile = file.keyFile("simulated-tee-key", secrets.simulatedTeeKey);
   const miners = await Promise.all(
     secrets.miners.slice(0, config.miners).map(async (miner, index) => {
-      const relay = await openMiner(
-        loadSettings(
-          minerSettings,
-          {},
-          {
-            ...common,
-            ...upstreams,
-            host: "127.0.0.1",
-            port: "0",
-            data: join(directory, "miners", String(index + 1)),
-            hotkeyFile: file.keyFile(`miner-${index + 1}-hotkey`, miner.hotkey),
-            simTeeKeyFile: simulatedTeeKeyFile,
-            worker: `miner-${index + 1}`,
-            discountBps: String(DISCOUNTS_BPS[index % DISCOUNTS_BPS.length]),
-          },
-        ),
-        logger(`miner-${index + 1}`),
+      const settings = loadSettings(
+        minerSettings,
+        {},
+        {
+          ...common,
+          host: "127.0.0.1",
+          port: "0",
+          data: join(directory, "miners", String(index + 1)),
+          hotkeyFile: file.keyFile(`miner-${index + 1}-hotkey`, miner.hotkey),
+          simTeeKeyFile: simulatedTeeKeyFile,
+          worker: `miner-${index + 1}`,
+          discountBps: String(DISCOUNTS_BPS[index % DISCOUNTS_BPS.length]),
+        },
       );
+      const relay = await openMiner({ ...settings, ...upstreams }, logger(`miner-${index + 1}`));
       opened.push(relay);
       return { hotkey: keypairOf(miner.hotkey).address, url: relay.url };
     }),
@@ -269,26 +268,29 @@ function usesRealUpstreams(config: LocalConfig): boolean {
   );
 }
 
+type UpstreamSettings = Pick<
+  MinerConfig,
+  "upstreams" | "openaiApiKey" | "anthropicApiKey" | "geminiApiKey"
+>;
+
 /** The miners' upstream settings: the user's own keys, or else a simulator that is started here. */
-async function openUpstreams(
-  config: LocalConfig,
-  opened: Closable[],
-): Promise<Record<string, string | undefined>> {
-  if (usesRealUpstreams(config)) {
-    const { upstreams, openaiApiKey, anthropicApiKey, geminiApiKey } = config;
-    return { upstreams, openaiApiKey, anthropicApiKey, geminiApiKey };
-  }
+async function openUpstreams(config: LocalConfig, opened: Closable[]): Promise<UpstreamSettings> {
+  const { upstreams, openaiApiKey, anthropicApiKey, geminiApiKey } = config;
+  if (usesRealUpstreams(config)) return { upstreams, openaiApiKey, anthropicApiKey, geminiApiKey };
   const simulator = await openProviderSimulator(config.simulatorLatencyMs);
   opened.push(simulator);
-  const upstream = (kind: "openai" | "anthropic", surface: "chat" | "messages") => ({
+  const upstream = (kind: "openai" | "anthropic", surface: Surface): UpstreamConfig => ({
     name: `simulated-${kind}`,
     kind,
-    base_url: `${simulator.url}/v1`,
-    api_key: "simulated",
-    models: MODELS.filter((model) => model.surface === surface).map(slugOf),
+    baseUrl: `${simulator.url}/v1`,
+    apiKey: "simulated",
+    models: MODELS.filter((model) => model.surface === surface),
   });
   return {
-    upstreams: JSON.stringify([upstream("openai", "chat"), upstream("anthropic", "messages")]),
+    upstreams: [upstream("openai", "chat"), upstream("anthropic", "messages")],
+    openaiApiKey: undefined,
+    anthropicApiKey: undefined,
+    geminiApiKey: undefined,
   };
 }
 
@@ -341,11 +343,14 @@ async function allServing(gatewayUrl: string, count: number): Promise<void> {
   let last = "";
   try {
     await until("the miners to serve", async () => {
-      const miners = await get<{ data: { state: string; reason?: unknown }[] }>(
-        `${gatewayUrl}/v1/network/miners`,
-      );
+      const miners = await get<{
+        data: { state: string; reason?: unknown; products: unknown[] }[];
+      }>(`${gatewayUrl}/v1/network/miners`);
       last = JSON.stringify(miners.data.map(({ state, reason }) => ({ state, reason })));
-      return miners.data.filter(({ state }) => state === "serving").length >= count;
+      return (
+        miners.data.filter(({ state, products }) => state === "serving" && products.length > 0)
+          .length >= count
+      );
     });
   } catch (cause) {
     throw new Error(`not all miners serve: ${last}`, { cause });

@@ -42,30 +42,34 @@ function exampleText(w: Welcome, origin: string): string {
     w.models.find(({ surface, id }) => surface === "chat" && id.endsWith("gpt-5-mini")) ??
     w.models.find(({ surface }) => surface === "chat");
   const messages = w.models.find(({ surface }) => surface === "messages");
-  const parts: string[] = [];
+  const lines: string[] = [];
   if (chat !== undefined) {
-    parts.push(`curl
-
-curl -s ${w.base_url}/chat/completions -H "authorization: Bearer ${w.api_key}" -H "content-type: application/json" -d '{"model": "${chat.id}", "messages": [{"role": "user", "content": "Hello"}]}'
-
-openai (npm install openai)
-
-import OpenAI from "openai";
-const openai = new OpenAI({ baseURL: "${w.base_url}", apiKey: "${w.api_key}" });
-const completion = await openai.chat.completions.create({ model: "${chat.id}", messages: [{ role: "user", content: "Hello" }] });
-console.log(completion.choices[0].message.content);
-`);
+    lines.push(
+      "curl",
+      "",
+      `curl -s ${w.base_url}/chat/completions -H "authorization: Bearer ${w.api_key}" -H "content-type: application/json" -d '{"model": "${chat.id}", "messages": [{"role": "user", "content": "Hello"}]}'`,
+      "",
+      "openai (npm install openai)",
+      "",
+      `import OpenAI from "openai";`,
+      `const openai = new OpenAI({ baseURL: "${w.base_url}", apiKey: "${w.api_key}" });`,
+      `const completion = await openai.chat.completions.create({ model: "${chat.id}", messages: [{ role: "user", content: "Hello" }] });`,
+      "console.log(completion.choices[0].message.content);",
+      "",
+    );
   }
   if (messages !== undefined) {
-    parts.push(`@anthropic-ai/sdk (npm install @anthropic-ai/sdk)
-
-import Anthropic from "@anthropic-ai/sdk";
-const anthropic = new Anthropic({ baseURL: "${origin}", apiKey: "${w.api_key}" });
-const message = await anthropic.messages.create({ model: "${messages.id}", max_tokens: 256, messages: [{ role: "user", content: "Hello" }] });
-console.log(message.content[0].text);
-`);
+    lines.push(
+      "@anthropic-ai/sdk (npm install @anthropic-ai/sdk)",
+      "",
+      `import Anthropic from "@anthropic-ai/sdk";`,
+      `const anthropic = new Anthropic({ baseURL: "${origin}", apiKey: "${w.api_key}" });`,
+      `const message = await anthropic.messages.create({ model: "${messages.id}", max_tokens: 256, messages: [{ role: "user", content: "Hello" }] });`,
+      "console.log(message.content[0].text);",
+      "",
+    );
   }
-  if (parts.length === 0)
-    parts.push("No miner offers a model: see daybreak.log in the data folder.\n");
-  return parts.join("\n");
+  if (lines.length === 0)
+    lines.push("No miner offers a model: see daybreak.log in the data folder.", "");
+  return lines.join("\n");
 }

@@ -103,9 +103,15 @@ test("a price may change at most every minute, by half within ten minutes, with 
     "measured against both",
   );
   assert.equal(
-    quoteChangeRefusalOf(at(1_601, 5, 300_000n), [first, second]),
-    undefined,
-    "the older one is out of the window",
+    quoteChangeRefusalOf(at(1_700, 5, 300_000n), [first, second]),
+    "changed_too_much",
+    "the first was in force until 1100",
+  );
+  assert.equal(quoteChangeRefusalOf(at(1_701, 5, 300_000n), [first, second]), undefined);
+  assert.equal(
+    quoteChangeRefusalOf(at(4_000, 4, 300_000n), [first]),
+    "changed_too_much",
+    "in force for the whole of the last ten minutes",
   );
 });
 
