@@ -1,0 +1,112 @@
+import { type Ed25519Jwk, verifyingKey } from "../core/jws.ts";
+import { parseNano } from "../core/money.ts";
+import { integer, type Setting, type SettingsOf, text, url } from "../runtime/settings.ts";
+
+/** Settings of `daybreak validator`. */
+export const validatorSettings = {
+  host: {
+    env: "DAYBREAK_VALIDATOR_HOST",
+    help: "address the report is served on",
+    default: "127.0.0.1",
+    parse: text,
+  },
+  port: {
+    env: "DAYBREAK_VALIDATOR_PORT",
+    help: "port of the report; 0 takes a free one",
+    default: "8090",
+    parse: integer(0, 65_535),
+  },
+  publicUrl: {
+    env: "DAYBREAK_VALIDATOR_PUBLIC_URL",
+    help: "URL at which others reach the report, as announced on the chain; default: host and port",
+    optional: true,
+    parse: url("http:", "https:"),
+  },
+  data: {
+    env: "DAYBREAK_VALIDATOR_DATA",
+    help: "folder for the miner-pay ledger and the reports",
+    default: ".daybreak/validator",
+    parse: text,
+  },
+  chain: {
+    env: "DAYBREAK_VALIDATOR_CHAIN",
+    help: "WebSocket URL of a Subtensor node",
+    parse: url("ws:", "wss:"),
+  },
+  netuid: {
+    env: "DAYBREAK_VALIDATOR_NETUID",
+    help: "number of the subnet",
+    parse: integer(0, 65_535),
+  },
+  hotkeyFile: {
+    env: "DAYBREAK_VALIDATOR_HOTKEY_FILE",
+    help: "file with the secret of the validator's hotkey: 0x and 64 hex digits, a mnemonic or a URI",
+    parse: text,
+  },
+  taoUsd: {
+    env: "DAYBREAK_VALIDATOR_TAO_USD",
+    help: "US dollars per TAO, as fixed:AMOUNT; the same for all validators of a subnet, or their weights differ",
+    default: "fixed:400.00",
+    parse: fixedRate,
+  },
+  gatewayUrl: {
+    env: "DAYBREAK_VALIDATOR_GATEWAY_URL",
+    help: "URL of the gateway where probes are bought; default: the one announced on the chain",
+    optional: true,
+    parse: url("http:", "https:"),
+  },
+  apiKey: {
+    env: "DAYBREAK_VALIDATOR_API_KEY",
+    help: "ordinary API key of the gateway that pays for probes; without one nothing is probed",
+    optional: true,
+    secret: true,
+    parse: text,
+  },
+  apiKeyFile: {
+    env: "DAYBREAK_VALIDATOR_API_KEY_FILE",
+    help: "file with that key",
+    optional: true,
+    parse: text,
+  },
+  simTeeRoot: {
+    env: "DAYBREAK_VALIDATOR_SIM_TEE_ROOT",
+    help: "local networks only: JWK of the Ed25519 key that signs simulated evidence, which protects nothing",
+    optional: true,
+    parse: ed25519Jwk,
+  },
+  simTeeImages: {
+    env: "DAYBREAK_VALIDATOR_SIM_TEE_IMAGES",
+    help: "local networks only: accepted image digests, sha256:HEX, separated by commas; default: the simulated one",
+    default: "",
+    parse: images,
+  },
+} as const satisfies Record<string, Setting<unknown>>;
+
+export type ValidatorConfig = SettingsOf<typeof validatorSettings>;
+
+/** `fixed:400.00` → nano-USD per TAO. */
+function fixedRate(value: string): bigint {
+  const rate = value.startsWith("fixed:") ? parseNano(value.slice("fixed:".length)) : undefined;
+  if (rate === undefined || rate <= 0n)
+    throw new Error("fixed: and a positive amount of US dollars");
+  return rate;
+}
+
+function ed25519Jwk(value: string): Ed25519Jwk {
+  let json: unknown;
+  try {
+    json = JSON.parse(value);
+  } catch {
+    json = undefined;
+  }
+  const key = verifyingKey(json);
+  if (key === undefined) throw new Error('an Ed25519 JWK: {"kty":"OKP","crv":"Ed25519","x":"…"}');
+  return key.jwk;
+}
+
+function images(value: string): readonly string[] {
+  const digests = value.split(",").filter((part) => part !== "");
+  if (!digests.every((digest) => /^sha256:[0-9a-f]{64}$/.test(digest)))
+    throw new Error("sha256: and 64 hex digits, separated by commas");
+  return digests;
+}
