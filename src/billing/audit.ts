@@ -1,0 +1,60 @@
+import { openDatabase, type Queryable } from "../runtime/database.ts";
+import type { Logger } from "../runtime/logger.ts";
+import { ConfigError } from "../runtime/settings.ts";
+import { migrateBilling } from "./schema.ts";
+
+/** One invariant of the books. */
+export interface AuditRow {
+  readonly name: string;
+  /** What was found; 0 when the invariant holds. */
+  readonly value: bigint;
+  readonly ok: boolean;
+}
+
+/** Checks every invariant against the transfers themselves. Reads whole tables: not for the request path. */
+export async function auditLedger(database: Queryable): Promise<AuditRow[]> {
+  const rows = await database.query<{ name: string; value: string }>(
+    "SELECT name, value::text AS value FROM ledger.audit ORDER BY position",
+  );
+  return rows.map(({ name, value }) => {
+    const found = BigInt(value);
+    return { name, value: found, ok: found === 0n };
+  });
+}
+
+/** One line per invariant, for a terminal. */
+export function formatAudit(rows: readonly AuditRow[]): string[] {
+  return rows.map(({ name, value, ok }) => `${ok ? "ok    " : "BROKEN"}  ${name}: ${value}`);
+}
+
+/**
+ * Audits the database at `url` or in `directory`; what `daybreak ledger audit` does.
+ *
+ * An embedded database has one user at a time: while a gateway runs on the folder, this refuses.
+ *
+ * @throws ConfigError if the folder has no database or is in use, or the server cannot be used.
+ */
+export async function auditDatabase({
+  url,
+  directory,
+  log,
+}: {
+  readonly url?: string | undefined;
+  readonly directory?: string | undefined;
+  readonly log: Logger;
+}): Promise<{ ok: boolean; lines: string[] }> {
+  const database = await openDatabase({ url, directory, create: false, log });
+  try {
+    const [found] = await database.query<{ table: string | null }>(
+      "SELECT to_regclass('ledger.acct')::text AS table",
+    );
+    if (found?.table == null) {
+      throw new ConfigError(`There is no ledger in ${database.description}.`);
+    }
+    await migrateBilling(database);
+    const rows = await auditLedger(database);
+    return { ok: rows.every((row) => row.ok), lines: formatAudit(rows) };
+  } finally {
+    await database.close();
+  }
+}

@@ -1,0 +1,81 @@
+import { accountId } from "../../metadata/runtime-types.ts";
+import { u16, u64, vec } from "../../scale/codec.ts";
+import { palletErrors, palletEvents } from "../pallet.ts";
+import { SUBTENSOR } from "./storage.ts";
+
+/** Numbers of spec version 425. They drift between versions: clients match events and errors by name. */
+export const subtensorEvents = palletEvents(SUBTENSOR.index, {
+  /** netuid, mechanism */
+  NetworkAdded: [0, [u16, u16]],
+  /** coldkey, hotkey, TAO, alpha, netuid, fee */
+  StakeAdded: [2, [accountId, accountId, u64, u64, u16, u64]],
+  StakeRemoved: [3, [accountId, accountId, u64, u64, u16, u64]],
+  /** storage index, uid */
+  WeightsSet: [5, [u16, u16]],
+  /** netuid, uid, hotkey */
+  NeuronRegistered: [6, [u16, u16, accountId]],
+  /** netuid, hotkey */
+  AxonServed: [28, [u16, accountId]],
+  /** netuid, block */
+  FirstEmissionBlockNumberSet: [95, [u16, u64]],
+  /** alpha in rao by uid, what is burned included */
+  IncentiveAlphaEmittedToMiners: [110, { netuid: u16, emissions: vec(u64) }],
+});
+
+export const subtensorErrors = palletErrors(SUBTENSOR.index, {
+  InvalidIpType: 1,
+  InvalidIpAddress: 2,
+  InvalidPort: 3,
+  HotKeyNotRegisteredInSubNet: 4,
+  HotKeyAccountNotExists: 5,
+  HotKeyNotRegisteredInNetwork: 6,
+  NonAssociatedColdKey: 7,
+  NotEnoughStakeToWithdraw: 9,
+  NotEnoughStakeToSetWeights: 10,
+  NotEnoughBalanceToStake: 12,
+  NeuronNoValidatorPermit: 15,
+  WeightVecNotEqualSize: 16,
+  DuplicateUids: 17,
+  UidVecContainInvalidOne: 18,
+  WeightVecLengthIsLow: 19,
+  HotKeyAlreadyRegisteredInSubNet: 21,
+  MaxWeightExceeded: 26,
+  SettingWeightsTooFast: 29,
+  IncorrectWeightVersionKey: 30,
+  ServingRateLimitExceeded: 31,
+  UidsLengthExceedUidsInSubNet: 32,
+  RegistrationNotPermittedOnRootSubnet: 42,
+  CanNotSetRootNetworkWeights: 47,
+  NoNeuronIdAvailable: 48,
+  CommitRevealEnabled: 53,
+  MechanismDoesNotExist: 74,
+  SubnetNotExists: 76,
+  AmountTooLow: 82,
+  InsufficientLiquidity: 83,
+  FirstEmissionBlockNumberAlreadySet: 88,
+  CannotAffordLockCost: 116,
+});
+
+/**
+ * The pool's number for an error that a guard finds before a call is in a block: `Custom error: N`.
+ * Everything that is not here is 255, BadRequest.
+ *
+ * @see subtensor, common/src/transaction_error.rs
+ */
+const CUSTOM_ERRORS: Readonly<Record<string, number>> = {
+  AmountTooLow: 1,
+  NotEnoughStakeToSetWeights: 1,
+  NotEnoughBalanceToStake: 2,
+  SubnetNotExists: 3,
+  SettingWeightsTooFast: 6,
+  HotKeyNotRegisteredInNetwork: 10,
+  InvalidIpAddress: 11,
+  ServingRateLimitExceeded: 12,
+  InvalidPort: 13,
+  HotKeyNotRegisteredInSubNet: 19,
+};
+const BAD_REQUEST = 255;
+
+export function customErrorOf(errorName: string): number {
+  return CUSTOM_ERRORS[errorName] ?? BAD_REQUEST;
+}

@@ -1,0 +1,165 @@
+import { accountId } from "../../metadata/runtime-types.ts";
+import { type StorageView, storageOf } from "../../metadata/storage-item.ts";
+import type { Hex } from "../../scale/bytes.ts";
+import {
+  bool,
+  type Codec,
+  struct,
+  tuple,
+  u8,
+  u16,
+  u32,
+  u64,
+  u128,
+  type ValueOf,
+  variant,
+  vec,
+} from "../../scale/codec.ts";
+
+/** Number of the pallet, and its crate's name. */
+export const SUBTENSOR = { index: 7, name: "SubtensorModule", path: "pallet_subtensor" } as const;
+
+/** The subnet that every chain has. It has no neurons here. */
+export const ROOT_NETUID = 0;
+/** 1 alpha or 1 TAO in rao. */
+export const RAO_PER_TOKEN = 1_000_000_000n;
+
+/** Defaults of the real chain, except where a comment says otherwise. */
+const DEFAULT_TEMPO_BLOCKS = 360;
+const DEFAULT_BURN_RAO = RAO_PER_TOKEN / 10n; // fixed here; it moves with registrations on the real chain
+const DEFAULT_WEIGHTS_RATE_LIMIT_BLOCKS = 100n;
+const DEFAULT_MIN_ALLOWED_WEIGHTS = 1_024;
+const DEFAULT_MAX_ALLOWED_UIDS = 256;
+const DEFAULT_MAX_ALLOWED_VALIDATORS = 64;
+const DEFAULT_SERVING_RATE_LIMIT_BLOCKS = 50n;
+const DEFAULT_IMMUNITY_BLOCKS = 4_096;
+const COMMIT_REVEAL_VERSION = 4;
+const MAX_WEIGHTS_LIMIT = 65_535;
+
+const NO_KEY: Hex = `0x${"00".repeat(32)}`;
+
+export const axonInfo = struct("pallet_subtensor::pallet::AxonInfo", {
+  block: u64,
+  version: u32,
+  ip: u128,
+  port: u16,
+  ip_type: u8,
+  protocol: u8,
+  placeholder1: u8,
+  placeholder2: u8,
+});
+export type AxonInfo = ValueOf<typeof axonInfo>;
+
+export const NO_AXON: AxonInfo = {
+  block: 0n,
+  version: 0,
+  ip: 0n,
+  port: 0,
+  ip_type: 0,
+  protocol: 0,
+  placeholder1: 0,
+  placeholder2: 0,
+};
+
+const recycleOrBurn = variant("pallet_subtensor::pallet::RecycleOrBurnEnum", {
+  Burn: [0],
+  Recycle: [1],
+});
+
+const storage = storageOf(SUBTENSOR.name);
+const netuid = ["Identity", u16] as const;
+const uid = ["Identity", u16] as const;
+const account = ["Blake2_128Concat", accountId] as const;
+
+/** A hyperparameter or a figure of each subnet. */
+const perSubnet = <T>(name: string, codec: Codec<T>, fallback: T) =>
+  storage.map(name, [netuid], codec, fallback);
+/** A vector with one element per neuron, by uid. */
+const perNeuron = <T>(name: string, codec: Codec<T>) => storage.map(name, [netuid], vec(codec), []);
+
+/** Storage of SubtensorModule, as far as a subnet's software reads it. Stake and emission are in rao of alpha. */
+export const subtensor = {
+  Owner: storage.map("Owner", [account], accountId, NO_KEY),
+  OwnedHotkeys: storage.map("OwnedHotkeys", [account], vec(accountId), []),
+
+  TotalNetworks: storage.value("TotalNetworks", u16, 0),
+  NetworksAdded: perSubnet("NetworksAdded", bool, false),
+  NetworkRegisteredAt: perSubnet("NetworkRegisteredAt", u64, 0n),
+  FirstEmissionBlockNumber: storage.optionalMap("FirstEmissionBlockNumber", [netuid], u64),
+  SubtokenEnabled: perSubnet("SubtokenEnabled", bool, false),
+  SubnetOwner: perSubnet("SubnetOwner", accountId, NO_KEY),
+  SubnetOwnerHotkey: perSubnet("SubnetOwnerHotkey", accountId, NO_KEY),
+  SubnetworkN: perSubnet("SubnetworkN", u16, 0),
+  MechanismCountCurrent: storage.map("MechanismCountCurrent", [["Twox64Concat", u16]], u8, 1),
+
+  Uids: storage.optionalMap("Uids", [netuid, account], u16),
+  Keys: storage.map("Keys", [netuid, uid], accountId, NO_KEY),
+  BlockAtRegistration: storage.map("BlockAtRegistration", [netuid, uid], u64, 0n),
+  Axons: storage.optionalMap("Axons", [netuid, account], axonInfo),
+  ValidatorPermit: perNeuron("ValidatorPermit", bool),
+  Active: perNeuron("Active", bool),
+  LastUpdate: perNeuron("LastUpdate", u64),
+  Incentive: perNeuron("Incentive", u16),
+  Dividends: perNeuron("Dividends", u16),
+  Emission: perNeuron("Emission", u64),
+  Weights: storage.map("Weights", [netuid, uid], vec(tuple(u16, u16)), []),
+
+  TotalHotkeyAlpha: storage.map("TotalHotkeyAlpha", [account, netuid], u64, 0n),
+  SubnetTAO: perSubnet("SubnetTAO", u64, 0n),
+  SubnetAlphaIn: perSubnet("SubnetAlphaIn", u64, 0n),
+  SubnetAlphaOut: perSubnet("SubnetAlphaOut", u64, 0n),
+  RecycleOrBurn: perSubnet("RecycleOrBurn", recycleOrBurn, { type: "Burn" }),
+
+  Tempo: perSubnet("Tempo", u16, DEFAULT_TEMPO_BLOCKS),
+  Burn: perSubnet("Burn", u64, DEFAULT_BURN_RAO),
+  WeightsVersionKey: perSubnet("WeightsVersionKey", u64, 0n),
+  WeightsSetRateLimit: perSubnet("WeightsSetRateLimit", u64, DEFAULT_WEIGHTS_RATE_LIMIT_BLOCKS),
+  CommitRevealWeightsEnabled: perSubnet("CommitRevealWeightsEnabled", bool, true),
+  RevealPeriodEpochs: storage.map("RevealPeriodEpochs", [["Twox64Concat", u16]], u64, 1n),
+  CommitRevealWeightsVersion: storage.value(
+    "CommitRevealWeightsVersion",
+    u16,
+    COMMIT_REVEAL_VERSION,
+  ),
+  MinAllowedWeights: perSubnet("MinAllowedWeights", u16, DEFAULT_MIN_ALLOWED_WEIGHTS),
+  MaxWeightsLimit: perSubnet("MaxWeightsLimit", u16, MAX_WEIGHTS_LIMIT),
+  MaxAllowedUids: perSubnet("MaxAllowedUids", u16, DEFAULT_MAX_ALLOWED_UIDS),
+  MaxAllowedValidators: perSubnet("MaxAllowedValidators", u16, DEFAULT_MAX_ALLOWED_VALIDATORS),
+  ServingRateLimit: perSubnet("ServingRateLimit", u64, DEFAULT_SERVING_RATE_LIMIT_BLOCKS),
+  ImmunityPeriod: perSubnet("ImmunityPeriod", u16, DEFAULT_IMMUNITY_BLOCKS),
+  StakeThreshold: storage.value("StakeThreshold", u64, 0n),
+
+  LastEpochBlock: perSubnet("LastEpochBlock", u64, 0n),
+  SubnetEpochIndex: perSubnet("SubnetEpochIndex", u64, 0n),
+  PendingEpochAt: perSubnet("PendingEpochAt", u64, 0n),
+  BlocksSinceLastStep: perSubnet("BlocksSinceLastStep", u64, 0n),
+};
+
+/**
+ * How much of a hotkey's stake is whose. The real chain keeps shares of a pool instead, so this item is not in the
+ * metadata and clients cannot come to rely on it.
+ */
+export const stakeOf = storageOf("DevchainStake").map(
+  "StakeOf",
+  [account, account, netuid],
+  u64,
+  0n,
+);
+
+/** Where the vectors of a mechanism are: `netuid` itself for the first one. */
+export function storageIndexOf(netuid: number, mechanism: number): number {
+  return netuid + 4_096 * mechanism;
+}
+
+/** Every subnet but root. */
+export function subnetsOf(view: StorageView): number[] {
+  const count = subtensor.TotalNetworks.get(view);
+  return Array.from({ length: Math.max(0, count - 1) }, (_, i) => i + 1);
+}
+
+/** The vector with element `index` replaced; missing elements before it are `absent`. */
+export function withElement<T>(list: readonly T[], index: number, value: T, absent: T): T[] {
+  return Array.from({ length: Math.max(list.length, index + 1) }, (_, i) =>
+    i === index ? value : (list[i] ?? absent),
+  );
+}

@@ -1,0 +1,104 @@
+import type { Hex } from "../../scale/bytes.ts";
+import {
+  type BlockView,
+  type Execution,
+  ensure,
+  type Origin,
+  type PalletError,
+  signerOf,
+} from "../pallet.ts";
+import { subtensorErrors as errors, subtensorEvents as events } from "./events.ts";
+import { ROOT_NETUID, storageIndexOf, subtensor, withElement } from "./storage.ts";
+
+const WEIGHT_MAX = 65_535;
+
+export interface WeightsCall {
+  readonly netuid: number;
+  readonly mechanism: number;
+  readonly dests: readonly number[];
+  readonly weights: readonly number[];
+  readonly versionKey: bigint;
+}
+
+/** What the pool refuses already: too little stake, too soon. */
+export function guardWeights(
+  view: BlockView,
+  who: Hex,
+  call: WeightsCall,
+): PalletError | undefined {
+  if (!hasStake(view, who, call.netuid)) return errors.NotEnoughStakeToSetWeights;
+  if (subtensor.CommitRevealWeightsEnabled.get(view, call.netuid)) return undefined;
+  const uid = subtensor.Uids.get(view, call.netuid, who);
+  if (uid === undefined || passesRateLimit(view, call, uid)) return undefined;
+  return errors.SettingWeightsTooFast;
+}
+
+/** The owner's hotkey needs no stake. */
+function hasStake(view: BlockView, hotkey: Hex, netuid: number): boolean {
+  return (
+    subtensor.SubnetOwnerHotkey.get(view, netuid) === hotkey ||
+    subtensor.TotalHotkeyAlpha.get(view, hotkey, netuid) >= subtensor.StakeThreshold.get(view)
+  );
+}
+
+function passesRateLimit(
+  view: BlockView,
+  { netuid, mechanism }: WeightsCall,
+  uid: number,
+): boolean {
+  const last = subtensor.LastUpdate.get(view, storageIndexOf(netuid, mechanism))[uid];
+  if (last === undefined) return false;
+  if (last === 0n) return true;
+  return BigInt(view.number) - last >= subtensor.WeightsSetRateLimit.get(view, netuid);
+}
+
+/**
+ * `set_weights` and `set_mechanism_weights`, with the real chain's checks in its order. Values are scaled up so that
+ * the largest is 65535.
+ *
+ * @see subtensor, pallets/subtensor/src/subnets/weights.rs, internal_set_weights
+ */
+export function setWeights(execution: Execution, origin: Origin, call: WeightsCall): void {
+  const who = signerOf(origin);
+  const { netuid, mechanism, dests, weights, versionKey } = call;
+  ensure(netuid !== ROOT_NETUID, errors.CanNotSetRootNetworkWeights);
+  ensure(!subtensor.CommitRevealWeightsEnabled.get(execution, netuid), errors.CommitRevealEnabled);
+  ensure(dests.length === weights.length, errors.WeightVecNotEqualSize);
+  const exists =
+    subtensor.NetworksAdded.get(execution, netuid) &&
+    mechanism < subtensor.MechanismCountCurrent.get(execution, netuid);
+  ensure(exists, errors.MechanismDoesNotExist);
+  const neurons = subtensor.SubnetworkN.get(execution, netuid);
+  ensure(dests.length <= neurons, errors.UidsLengthExceedUidsInSubNet);
+  const uid = subtensor.Uids.get(execution, netuid, who);
+  ensure(uid !== undefined, errors.HotKeyNotRegisteredInSubNet);
+  ensure(hasStake(execution, who, netuid), errors.NotEnoughStakeToSetWeights);
+  const wanted = subtensor.WeightsVersionKey.get(execution, netuid);
+  ensure(wanted === 0n || versionKey >= wanted, errors.IncorrectWeightVersionKey);
+  ensure(passesRateLimit(execution, call, uid), errors.SettingWeightsTooFast);
+  const selfWeight = dests.length === 1 && dests[0] === uid;
+  const permitted =
+    selfWeight ||
+    subtensor.SubnetOwnerHotkey.get(execution, netuid) === who ||
+    subtensor.ValidatorPermit.get(execution, netuid)[uid] === true;
+  ensure(permitted, errors.NeuronNoValidatorPermit);
+  ensure(new Set(dests).size === dests.length, errors.DuplicateUids);
+  ensure(
+    dests.every((dest) => dest < neurons),
+    errors.UidVecContainInvalidOne,
+  );
+  const enough = Math.min(neurons, subtensor.MinAllowedWeights.get(execution, netuid));
+  ensure(selfWeight || dests.length >= enough, errors.WeightVecLengthIsLow);
+
+  const max = Math.max(0, ...weights);
+  const index = storageIndexOf(netuid, mechanism);
+  const row = dests.map((dest, i) => {
+    const weight = weights[i] ?? 0;
+    return [dest, max === 0 ? 0 : Math.floor((weight * WEIGHT_MAX) / max)] as const;
+  });
+  subtensor.Weights.put(execution, [index, uid], row);
+  const updates = subtensor.LastUpdate.get(execution, index);
+  const block = BigInt(execution.number);
+  subtensor.LastUpdate.put(execution, [index], withElement(updates, uid, block, 0n));
+  execution.emit(events.WeightsSet, [index, uid]);
+}

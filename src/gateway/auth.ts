@@ -1,0 +1,102 @@
+import { createHash, timingSafeEqual } from "node:crypto";
+import type { IncomingHttpHeaders } from "node:http";
+import { RouterError } from "../core/errors.ts";
+import type { AccountId } from "../core/ids.ts";
+
+/** What an API key stands for. */
+export interface ApiKey {
+  /** SHA-256 of the key, hex: its public name. */
+  readonly id: string;
+  readonly account: AccountId;
+  /** Position of the account's deposit address under the treasury key. */
+  readonly accountIndex: number;
+  readonly label: string;
+  readonly disabled: boolean;
+  /** May manage, may not buy inference. */
+  readonly management: boolean;
+  readonly createdMs: number;
+}
+
+/** How long a look-up is trusted: how long a key works after it was disabled. */
+const CACHE_MS = 5_000;
+const CACHE_KEYS_MAX = 10_000;
+/** No key of ours is longer, in characters. */
+const KEY_CHARS_MAX = 200;
+
+/** @returns the API key in any of the three headers that SDKs use, on every surface. */
+export function credentialOf(headers: IncomingHttpHeaders): string | undefined {
+  const bearer = /^bearer\s+(\S+)\s*$/i.exec(headers.authorization ?? "")?.[1];
+  const credential = bearer ?? single(headers["x-api-key"]) ?? single(headers["x-goog-api-key"]);
+  return credential === undefined || credential === "" || credential.length > KEY_CHARS_MAX
+    ? undefined
+    : credential;
+}
+
+function single(value: string | string[] | undefined): string | undefined {
+  return typeof value === "string" ? value.trim() : undefined;
+}
+
+export interface Authenticator {
+  /** @throws RouterError `missing_api_key` or `invalid_api_key`. */
+  keyOf(headers: IncomingHttpHeaders): Promise<ApiKey>;
+  /** @throws RouterError unless the headers carry the operator's key. */
+  requireAdmin(headers: IncomingHttpHeaders): void;
+}
+
+/**
+ * Checks API keys against `findApiKey`, remembering answers (also "no such key") for a few seconds.
+ * Only hashes are looked up, kept and compared.
+ */
+export function authenticator(
+  findApiKey: (sha256Hex: string) => Promise<ApiKey | undefined>,
+  adminKey: string,
+  nowMs: () => number = Date.now,
+): Authenticator {
+  const cache = new Map<string, { untilMs: number; found: Promise<ApiKey | undefined> }>();
+  const admin = createHash("sha256").update(adminKey).digest();
+
+  const lookUp = async (hash: string): Promise<ApiKey | undefined> => {
+    const cached = cache.get(hash);
+    if (cached !== undefined && cached.untilMs > nowMs()) return await cached.found;
+    const found = findApiKey(hash);
+    cache.delete(hash);
+    if (cache.size >= CACHE_KEYS_MAX) {
+      const oldest = cache.keys().next();
+      if (oldest.done !== true) cache.delete(oldest.value);
+    }
+    cache.set(hash, { untilMs: nowMs() + CACHE_MS, found });
+    // A failed look-up is no answer: the next request asks again.
+    found.catch(() => cache.delete(hash));
+    return await found;
+  };
+
+  return {
+    keyOf: async (headers) => {
+      const credential = credentialOf(headers);
+      if (credential === undefined)
+        throw new RouterError(
+          "missing_api_key",
+          "No API key. Send it as `Authorization: Bearer`, `x-api-key` or `x-goog-api-key`.",
+        );
+      let key: ApiKey | undefined;
+      try {
+        key = await lookUp(createHash("sha256").update(credential).digest("hex"));
+      } catch (cause) {
+        throw new RouterError("ledger_unavailable", "The key cannot be checked right now.", {
+          cause,
+          retryAfterSeconds: 1,
+        });
+      }
+      if (key === undefined || key.disabled)
+        throw new RouterError("invalid_api_key", "This API key is unknown or disabled.");
+      return key;
+    },
+    requireAdmin: (headers) => {
+      const credential = credentialOf(headers);
+      if (credential === undefined) throw new RouterError("missing_api_key", "No API key.");
+      const given = createHash("sha256").update(credential).digest();
+      if (!timingSafeEqual(given, admin))
+        throw new RouterError("permission_denied", "This needs the operator's key.");
+    },
+  };
+}

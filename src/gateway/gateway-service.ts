@@ -1,0 +1,390 @@
+import { createHmac } from "node:crypto";
+import type { AddressInfo } from "node:net";
+import { join } from "node:path";
+import type { Policy } from "../attestation/policy.ts";
+import { createAccount, createApiKey, findApiKey } from "../billing/accounts.ts";
+import { listDeposits, openDepositScanner } from "../billing/deposits.ts";
+import type { Ledger } from "../billing/ledger.ts";
+import type { RateSource } from "../billing/price.ts";
+import { encodeAnnouncement } from "../core/commitment.ts";
+import { RouterError } from "../core/errors.ts";
+import { type Hotkey, requestOfGenerationId } from "../core/ids.ts";
+import type { SigningKey } from "../core/jws.ts";
+import { modelOf } from "../core/models.ts";
+import { formatNano, type Rao } from "../core/money.ts";
+import type { Database } from "../runtime/database.ts";
+import type { Logger } from "../runtime/logger.ts";
+import type { Registry } from "../runtime/metrics.ts";
+import { type Closable, closeAll } from "../runtime/shutdown.ts";
+import { openUsageLogWriter } from "../usage-log/writer.ts";
+import { buildGateway } from "./app.ts";
+import { authenticator } from "./auth.ts";
+import type { GatewayConfig } from "./config.ts";
+import { gatewayMetrics } from "./gateway-metrics.ts";
+import { keyUsageReader } from "./key-usage.ts";
+import { type LogChain, type LogPublisher, openLogPublisher } from "./log-publisher.ts";
+import { memoryBudget } from "./memory-budget.ts";
+import { type DirectoryChain, openMinerDirectory } from "./miner-directory.ts";
+import { minerRouter } from "./miner-router.ts";
+import { modelList } from "./model-list.ts";
+import { quoteBook } from "./quote-book.ts";
+import { rateLimiter } from "./rate-limit.ts";
+import { openRecovery } from "./recover-requests.ts";
+import { requestServer } from "./serve-request.ts";
+import { settler } from "./settle-request.ts";
+import { sideFiles } from "./side-files.ts";
+import { openValidatorReports, type ReportChain } from "./validator-reports.ts";
+
+/** How often holds of gateways that never came back are freed, and how long after their time, in milliseconds. */
+const EXPIRE_INTERVAL_MS = 60_000;
+const EXPIRE_GRACE_MS = 600_000;
+const READY_TIMEOUT_MS = 2_000;
+/** A key may send this many seconds' worth of its rate at once. */
+const BURST_SECONDS = 10;
+
+/** What the gateway needs from the chain, as plain functions. */
+export interface GatewayChain {
+  readonly directory: DirectoryChain;
+  readonly log: LogChain;
+  readonly reports: ReportChain;
+  readonly deposits: Parameters<typeof openDepositScanner>[0]["chain"];
+  /** Deposit address of an account, from its position under the treasury's public key. */
+  depositAddressOf(accountIndex: number): string;
+}
+
+export interface GatewayParts {
+  readonly config: Pick<
+    GatewayConfig,
+    | "host"
+    | "port"
+    | "publicUrl"
+    | "data"
+    | "markupBps"
+    | "allowPrivateRelays"
+    | "bodyBytesMax"
+    | "headerBytesMax"
+    | "requestsMax"
+    | "bodyBytesInFlightMax"
+    | "requestsPerMinute"
+    | "drainMs"
+  > & { readonly depositMinimumTao: bigint };
+  readonly chain: GatewayChain;
+  readonly policy: Policy;
+  readonly database: Database;
+  readonly ledger: Ledger;
+  readonly metrics: Registry;
+  readonly signingKey: SigningKey;
+  readonly adminKey: string;
+  /** Hotkey of the gateway's operator: the subnet owner's. */
+  readonly hotkey: Hotkey;
+  readonly rate: RateSource;
+  readonly log: Logger;
+}
+
+/** A running gateway. */
+export interface GatewayService extends Closable {
+  /** Base URL, without a path. */
+  readonly url: string;
+}
+
+/** Opens everything of the gateway but the chain and the database, and listens. */
+export async function openGatewayService(parts: GatewayParts): Promise<GatewayService> {
+  const { config, chain, database, ledger, signingKey, log } = parts;
+  const nowMs = Date.now;
+  const logDirectory = join(config.data, "log");
+  const opened: Closable[] = [];
+  const memory = memoryBudget(config.bodyBytesInFlightMax);
+  let underWay = 0;
+  let draining = false;
+  let publisher: LogPublisher | undefined;
+  /** Called when the last request has left. */
+  let onIdle: (() => void) | undefined;
+
+  try {
+    const writer = await openUsageLogWriter({
+      directory: logDirectory,
+      origin: logOriginOf(parts),
+      key: signingKey,
+    });
+    const side = sideFiles(logDirectory);
+    const quotes = quoteBook({
+      verifySignature: (message, signature, hotkey) =>
+        chain.directory.verifySr25519(message, signature, chain.directory.publicKeyHexOf(hotkey)),
+      retailOf: (product) => {
+        const model = modelOf(product);
+        return model?.id === product ? model.retail : undefined;
+      },
+    });
+    const directory = await openMinerDirectory({
+      chain: chain.directory,
+      policy: parts.policy,
+      allowPrivate: config.allowPrivateRelays,
+      acceptQuotes: (entry, body) => router.acceptQuotes(entry, body),
+      keepEvidence: ({ enclave, evidenceJson }) =>
+        writer.putSide("evidence", enclave, evidenceJson),
+      log,
+      nowMs,
+    });
+    opened.push(directory);
+    const router = minerRouter({
+      directory,
+      quotes,
+      keepQuote: (hash, quote) => writer.putSide("quote", hash, JSON.stringify(quote)),
+      markupBps: config.markupBps,
+      log,
+      nowMs,
+    });
+    const metrics = gatewayMetrics(parts.metrics, {
+      requestsUnderWay: () => underWay,
+      bodyBytes: memory.used,
+      minersServing: () => directory.serving().length,
+    });
+    const payerTagSecret = payerTagSecretOf(signingKey);
+    const settle = settler({ ledger, gatewayKey: signingKey, payerTagSecret, log, nowMs });
+    opened.push({
+      close: async () => {
+        settle.abort();
+        await settle.idle();
+      },
+    });
+
+    const topUp = (accountIndex: number): Record<string, string> => ({
+      top_up_url: `${url}/v1/deposits`,
+      top_up_address: chain.depositAddressOf(accountIndex),
+      top_up_minimum_tao: formatNano(config.depositMinimumTao),
+      rate_nusd_per_tao: parts.rate(nowMs())?.toString() ?? "unknown",
+    });
+    const serve = requestServer({
+      plan: (facts, model, bodyBytes) => router.plan(facts, model, bodyBytes),
+      hold: (order) => ledger.hold(order),
+      settler: settle,
+      started: (candidate, model) => router.started(candidate, model),
+      payingEpoch: () => payingEpoch(),
+      issuer: parts.hotkey,
+      grantKey: signingKey,
+      markupBps: config.markupBps,
+      memory,
+      metrics,
+      log,
+      nowMs,
+      topUpOf: ({ accountIndex }) => topUp(accountIndex),
+    });
+    const payingEpoch = (): number => {
+      if (publisher === undefined)
+        throw new RouterError("overloaded", "The gateway is starting.", { retryAfterSeconds: 1 });
+      return publisher.payingEpoch();
+    };
+    const admit = (bodyBytes: number): (() => void) => {
+      if (draining)
+        throw new RouterError("shutting_down", "The gateway is shutting down.", {
+          retryAfterSeconds: 5,
+        });
+      if (underWay >= config.requestsMax || !memory.take(bodyBytes))
+        throw new RouterError("overloaded", "The gateway is busy.", { retryAfterSeconds: 1 });
+      underWay += 1;
+      return () => {
+        underWay -= 1;
+        memory.give(bodyBytes);
+        if (underWay === 0) onIdle?.();
+      };
+    };
+    const reports = openValidatorReports({
+      chain: chain.reports,
+      allowPrivate: config.allowPrivateRelays,
+      log,
+    });
+    opened.push(reports);
+    const perSecond = config.requestsPerMinute / 60;
+
+    const app = buildGateway({
+      log,
+      bodyBytesMax: config.bodyBytesMax,
+      headerBytesMax: config.headerBytesMax,
+      auth: authenticator((hash) => findApiKey(database, hash), parts.adminKey),
+      rateLimit: rateLimiter({ perSecond, burst: Math.max(1, perSecond * BURST_SECONDS) }),
+      admit,
+      serve,
+      createAccount: async (name) => {
+        const { id, index } = await createAccount(database, { name });
+        const { key } = await createApiKey(database, id, { label: name, management: false });
+        return { id, apiKey: key, depositAddress: chain.depositAddressOf(index) };
+      },
+      balanceOf: (account) => ledger.balance(account),
+      depositAddressOf: (index) => chain.depositAddressOf(index),
+      rateNanoUsdPerTao: () => parts.rate(nowMs()),
+      depositMinimumRao: config.depositMinimumTao,
+      depositsOf: async (account) => (await listDeposits(database, account)).map(jsonRow),
+      generationOf: (id, account) => ledger.requestOf(requestOfGenerationId(id) ?? id, account),
+      usageOfKey: keyUsageReader(database, nowMs),
+      logDirectory,
+      modelList: () => modelList(router.listedModels(), config.markupBps),
+      networkReport: () => reports.latest(),
+      miners: () => router.miners(),
+      payingEpoch,
+      networkFacts: () => ({
+        netuid: chain.directory.netuid,
+        genesis: chain.directory.genesisHash,
+        gateway_hotkey: parts.hotkey,
+        gateway_key: signingKey.kid,
+        log_url: `${url}/log`,
+      }),
+      metrics: parts.metrics,
+      notReady: () => missingOf(ledger, publisher),
+    });
+    await app.listen({ host: config.host, port: config.port });
+    opened.push({
+      close: async () => {
+        app.server.closeAllConnections();
+        await app.close();
+      },
+    });
+    const { port } = app.server.address() as AddressInfo;
+    const host = config.host.includes(":") ? `[${config.host}]` : config.host;
+    const url = config.publicUrl ?? `http://${host}:${port}`;
+
+    publisher = await openLogPublisher({
+      ledger,
+      writer,
+      chain: chain.log,
+      announcement: encodeAnnouncement({
+        kind: "gateway",
+        url,
+        log: `${url}/log`,
+        key: signingKey.jwk,
+      }),
+      log,
+    });
+    opened.push(publisher);
+    opened.push(
+      await openDepositScanner({
+        database,
+        chain: chain.deposits,
+        addressOf: (index) => chain.depositAddressOf(index),
+        rateNanoUsdPerTao: parts.rate,
+        minimumRao: config.depositMinimumTao as Rao,
+        log,
+      }),
+    );
+    opened.push(
+      openRecovery({
+        openHolds: () => ledger.openHolds(),
+        isLive: (request) => settle.isLive(request),
+        ledger,
+        relays: () => ({
+          known: directory.known(),
+          all: directory.entries().every(({ relay }) => relay !== undefined),
+        }),
+        sideFiles: side,
+        gatewayKey: signingKey,
+        payerTagSecret,
+        markupBps: config.markupBps,
+        log,
+        nowMs,
+      }),
+    );
+    opened.push(expireLoop(ledger, log));
+    log.info({ url, hotkey: parts.hotkey }, "gateway.ready");
+
+    const drain = async (): Promise<void> => {
+      draining = true;
+      const deadline = Date.now() + config.drainMs;
+      if (underWay > 0) {
+        await new Promise<void>((resolve) => {
+          const timer = setTimeout(resolve, config.drainMs);
+          onIdle = () => {
+            clearTimeout(timer);
+            resolve();
+          };
+        });
+      }
+      await within(settle.idle(), Math.max(0, deadline - Date.now()));
+    };
+    let closing: Promise<void> | undefined;
+    return {
+      url,
+      close: () =>
+        (closing ??= (async () => {
+          await drain();
+          await closeAll(opened);
+        })()),
+    };
+  } catch (error) {
+    await closeAll(opened);
+    throw error;
+  }
+}
+
+/** Name of the log: one per chain, subnet and gateway, whatever its URL. */
+function logOriginOf({ chain, hotkey }: GatewayParts): string {
+  const { genesisHash, netuid } = chain.directory;
+  return `daybreak/${genesisHash.slice(2, 10)}/${netuid}/${hotkey}`;
+}
+
+/** Follows from the signing key, so that there is one secret to keep and to back up. */
+function payerTagSecretOf(key: SigningKey): Buffer {
+  const secret = key.privateKey.export({ type: "pkcs8", format: "der" });
+  return createHmac("sha256", secret).update("daybreak/payer-tag/v1").digest();
+}
+
+async function missingOf(
+  ledger: Ledger,
+  publisher: LogPublisher | undefined,
+): Promise<readonly string[]> {
+  const missing: string[] = [];
+  const answered = await within(
+    ledger.leafCount().then(
+      () => true,
+      () => false,
+    ),
+    READY_TIMEOUT_MS,
+  );
+  if (answered !== true) missing.push("ledger");
+  if (publisher?.announced() !== true) missing.push("announcement");
+  return missing;
+}
+
+/** @returns undefined when the time is up first. */
+async function within<T>(work: Promise<T>, milliseconds: number): Promise<T | undefined> {
+  let timer: NodeJS.Timeout | undefined;
+  try {
+    return await Promise.race([
+      work,
+      new Promise<undefined>((resolve) => {
+        timer = setTimeout(() => resolve(undefined), milliseconds);
+      }),
+    ]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+function expireLoop(ledger: Ledger, log: Logger): Closable {
+  let running: Promise<void> | undefined;
+  const timer = setInterval(() => {
+    running ??= ledger
+      .expire(Date.now() - EXPIRE_GRACE_MS)
+      .then((count) => {
+        if (count > 0) log.warn({ count }, "holds.expired");
+      })
+      .catch((error: unknown) => log.warn({ err: error }, "holds.expire_failed"))
+      .finally(() => {
+        running = undefined;
+      });
+  }, EXPIRE_INTERVAL_MS);
+  return {
+    close: async () => {
+      clearInterval(timer);
+      await running;
+    },
+  };
+}
+
+/** A row with money as decimal strings, as JSON carries it. */
+function jsonRow(row: object): Record<string, unknown> {
+  return Object.fromEntries(
+    Object.entries(row).map(([key, value]: [string, unknown]) => [
+      key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`),
+      typeof value === "bigint" ? value.toString() : (value ?? null),
+    ]),
+  );
+}

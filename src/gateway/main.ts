@@ -1,0 +1,131 @@
+import { join } from "node:path";
+import { localPolicy } from "../attestation/policy.ts";
+import { SIMULATED_IMAGE } from "../attestation/simulated/image.ts";
+import { openLedger } from "../billing/ledger.ts";
+import { fixedRate } from "../billing/price.ts";
+import { deriveDepositAddress, keypairOf, publicKeyHexOf, verifySr25519 } from "../chain/keys.ts";
+import { openSubtensor, type Subtensor } from "../chain/subtensor.ts";
+import type { Hotkey, Netuid } from "../core/ids.ts";
+import { openDatabase } from "../runtime/database.ts";
+import type { Logger } from "../runtime/logger.ts";
+import { Registry } from "../runtime/metrics.ts";
+import { ConfigError } from "../runtime/settings.ts";
+import { type Closable, closeAll } from "../runtime/shutdown.ts";
+import type { GatewayConfig } from "./config.ts";
+import { type GatewayChain, type GatewayService, openGatewayService } from "./gateway-service.ts";
+import { loadAdminKey, loadSigningKey, readSecretFile } from "./key-files.ts";
+
+const CHAIN_CONNECT_TIMEOUT_MS = 15_000;
+
+/** Opens a gateway: chain, database, ledger, usage log, HTTP. @throws ConfigError for what the operator can mend. */
+export async function openGateway(config: GatewayConfig, log: Logger): Promise<GatewayService> {
+  const { simTeeRoot } = config;
+  if (simTeeRoot === undefined)
+    throw new ConfigError(
+      "DAYBREAK_GATEWAY_SIM_TEE_ROOT is required: this version verifies simulated evidence only, which is for local networks",
+    );
+  const images = config.simTeeImages.length === 0 ? [SIMULATED_IMAGE] : config.simTeeImages;
+  const policy = localPolicy({ simRoot: simTeeRoot, images });
+  const hotkey = keypairOf(readSecretFile(config.hotkeyFile, "the hotkey"));
+  const signingKey = loadSigningKey(config.data, config.signingKeyFile);
+  const adminKey = loadAdminKey(config.data, config.adminKey, config.adminKeyFile);
+  const opened: Closable[] = [];
+  try {
+    const chain = await openSubtensor({
+      endpoint: config.chain,
+      connectTimeoutMs: CHAIN_CONNECT_TIMEOUT_MS,
+      log,
+    });
+    opened.push(chain);
+    const rate = fixedRate(config.taoUsd, chain.genesisHash);
+    const database = await openDatabase({
+      ...(config.databaseUrl === undefined
+        ? { directory: join(config.data, "ledger") }
+        : { url: config.databaseUrl }),
+      log,
+    });
+    opened.push(database);
+    const metrics = new Registry();
+    const ledger = await openLedger({ database, gateway: signingKey.kid, log, metrics });
+    opened.push(ledger);
+    const service = await openGatewayService({
+      config,
+      chain: chainPorts(chain, config.netuid as Netuid, hotkey, treasuryKeyOf(config.treasury)),
+      policy,
+      database,
+      ledger,
+      metrics,
+      signingKey,
+      adminKey,
+      hotkey: hotkey.address as Hotkey,
+      rate,
+      log,
+    });
+    opened.push(service);
+    log.info({ database: database.description, rate: config.taoUsd }, "gateway.opened");
+    let closing: Promise<void> | undefined;
+    return { url: service.url, close: () => (closing ??= closeAll(opened)) };
+  } catch (error) {
+    await closeAll(opened);
+    throw error;
+  }
+}
+
+function treasuryKeyOf(treasury: string): string {
+  if (/^(0x)?[0-9a-f]{64}$/i.test(treasury)) return treasury.replace(/^0x/i, "").toLowerCase();
+  try {
+    return publicKeyHexOf(treasury);
+  } catch (cause) {
+    throw new ConfigError(`DAYBREAK_GATEWAY_TREASURY is not a valid address: ${treasury}`, {
+      cause,
+    });
+  }
+}
+
+/** The chain as the gateway's parts see it: each gets the few functions it calls. */
+function chainPorts(
+  chain: Subtensor,
+  netuid: Netuid,
+  signer: ReturnType<typeof keypairOf>,
+  treasuryKeyHex: string,
+): GatewayChain {
+  const hotkey = signer.address as Hotkey;
+  const finalizedHead = () => chain.finalizedHead();
+  const onFinalizedHead: Subtensor["onFinalizedHead"] = (listener) =>
+    chain.onFinalizedHead(listener);
+  const commitments = (atHash: string) => chain.commitments(netuid, atHash);
+  return {
+    directory: {
+      genesisHash: chain.genesisHash,
+      netuid,
+      finalizedHead,
+      onFinalizedHead,
+      blockHash: (number) => chain.blockHash(number),
+      neurons: async (atHash) => (await chain.metagraph(netuid, atHash)).neurons,
+      commitments,
+      publicKeyHexOf,
+      verifySr25519,
+    },
+    log: {
+      finalizedHead,
+      onFinalizedHead,
+      epochIndex: async (atHash) => (await chain.epochOf(netuid, atHash)).index,
+      commitment: async () => (await chain.commitmentOf(netuid, hotkey))?.fields,
+      commit: async (fields) =>
+        (await chain.submit({ kind: "set_commitment", netuid, fields }, signer, "inBlock"))
+          .blockHash,
+    },
+    reports: {
+      metagraph: async () => await chain.metagraph(netuid, (await chain.finalizedHead()).hash),
+      commitments,
+    },
+    deposits: {
+      genesisHash: chain.genesisHash,
+      finalizedHead,
+      onFinalizedHead,
+      blockHash: (number) => chain.blockHash(number),
+      blockFacts: (hash) => chain.blockFacts(hash),
+    },
+    depositAddressOf: (accountIndex) => deriveDepositAddress(treasuryKeyHex, accountIndex),
+  };
+}

@@ -1,0 +1,112 @@
+import type { IncomingHttpHeaders, ServerResponse } from "node:http";
+import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
+import { RouterError } from "../../core/errors.ts";
+import { newRequestId } from "../../core/ids.ts";
+import { SURFACES, type Surface } from "../../core/surface.ts";
+import type { ApiKey, Authenticator } from "../auth.ts";
+import { requestIdsOf } from "../error-answer.ts";
+import type { ClientAnswer, InferenceRequest } from "../serve-request.ts";
+
+export interface InferenceDeps {
+  readonly auth: Authenticator;
+  /** Takes a request of that key: 0, or the seconds to wait. */
+  readonly rateLimit: (keyId: string, nowMs: number) => number;
+  /** Makes room for a request. @returns how to leave. @throws RouterError when there is none. */
+  readonly admit: (bodyBytes: number) => () => void;
+  /** Serves one request; answers through `client`, or throws before it began to. */
+  readonly serve: (request: InferenceRequest, client: ClientAnswer) => Promise<void>;
+  readonly bodyBytesMax: number;
+}
+
+/** `POST /chat/completions` and `POST /messages`. */
+export function inferenceRoutes(app: FastifyInstance, deps: InferenceDeps): void {
+  const keys = new WeakMap<FastifyRequest, ApiKey>();
+
+  // Everything that can be refused is refused before the body is read.
+  const onRequest = async (request: FastifyRequest, reply: FastifyReply): Promise<void> => {
+    const { raw } = request;
+    requestIdsOf.set(raw, newRequestId(Date.now()));
+    const key = await deps.auth.keyOf(raw.headers);
+    if (key.management)
+      throw new RouterError("permission_denied", "A management key cannot be used for inference.");
+    const waitSeconds = deps.rateLimit(key.id, Date.now());
+    if (waitSeconds > 0)
+      throw new RouterError(
+        "rate_limited",
+        `This key sends requests too fast. Try again in ${waitSeconds} s.`,
+        { retryAfterSeconds: waitSeconds, details: { limit_source: "gateway_key" } },
+      );
+    if (raw.headers["content-encoding"] !== undefined)
+      throw new RouterError("invalid_request", "Compressed request bodies are not supported.");
+    const declared = Number(raw.headers["content-length"] ?? deps.bodyBytesMax);
+    const leave = deps.admit(Math.min(declared, deps.bodyBytesMax));
+    reply.raw.once("close", leave);
+    keys.set(request, key);
+  };
+
+  for (const [surface, { path }] of Object.entries(SURFACES)) {
+    app.post(path, { onRequest }, async (request, reply) => {
+      const key = keys.get(request);
+      const id = requestIdsOf.get(request.raw);
+      if (key === undefined || id === undefined) throw new Error("the request was not admitted");
+      if (!Buffer.isBuffer(request.body))
+        throw new RouterError("invalid_json", "The request has no body.");
+      await deps.serve(
+        {
+          id,
+          key,
+          surface: surface as Surface,
+          body: request.body,
+          upstreamHeaders: upstreamHeadersOf(request.raw.headers),
+          receivedMs: Date.now(),
+        },
+        clientAnswer(reply),
+      );
+    });
+  }
+}
+
+/** Headers by which a client chooses a version or a feature of the upstream. */
+const UPSTREAM_HEADERS = ["anthropic-version", "anthropic-beta"] as const;
+const UPSTREAM_HEADER_CHARS_MAX = 1_000;
+
+function upstreamHeadersOf(headers: IncomingHttpHeaders): Record<string, string> {
+  const kept: Record<string, string> = {};
+  for (const name of UPSTREAM_HEADERS) {
+    const value = headers[name];
+    if (typeof value === "string" && value.length <= UPSTREAM_HEADER_CHARS_MAX) kept[name] = value;
+  }
+  return kept;
+}
+
+/** The customer's side of one answer. Fastify is out of it as soon as the answer begins. */
+function clientAnswer(reply: FastifyReply): ClientAnswer {
+  const raw: ServerResponse = reply.raw;
+  return {
+    begin: (status, headers) => {
+      reply.hijack();
+      if (raw.destroyed) return;
+      raw.writeHead(status, headers);
+    },
+    write: (chunk) => raw.destroyed || raw.write(chunk),
+    end: (chunk) => {
+      if (raw.destroyed) return;
+      if (chunk === undefined) raw.end();
+      else raw.end(chunk);
+    },
+    isGone: () => raw.destroyed && !raw.writableFinished,
+    onGone: (listener) => {
+      raw.once("close", () => {
+        if (!raw.writableFinished) listener();
+      });
+      // Writing to a socket that a customer closed must not end the process.
+      raw.on("error", () => undefined);
+    },
+    onDrain: (listener) => {
+      raw.on("drain", listener);
+    },
+    destroy: () => {
+      raw.destroy();
+    },
+  };
+}

@@ -1,0 +1,180 @@
+/** SQL stores and accounts for the tests of this folder. */
+import { spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
+import { chownSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
+import os from "node:os";
+import path from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
+import { createAccount } from "../../src/billing/accounts.ts";
+import type { HoldOrder, SettleOrder } from "../../src/billing/ledger.ts";
+import { type AccountId, type Hotkey, newRequestId, type RequestId } from "../../src/core/ids.ts";
+import { nanoUsd } from "../../src/core/money.ts";
+import { type Database, openDatabase } from "../../src/runtime/database.ts";
+import { type Logger, openLogger } from "../../src/runtime/logger.ts";
+
+export const silent: Logger = openLogger("test", "silent");
+
+export const MINERS = ["A", "B", "C"].map((letter) => `5${letter.repeat(47)}` as Hotkey);
+
+/** A fresh folder under the system's temporary folder. */
+export function temporaryFolder(): { directory: string; remove: () => void } {
+  const directory = mkdtempSync(path.join(os.tmpdir(), "daybreak-billing-"));
+  return { directory, remove: () => rmSync(directory, { recursive: true, force: true }) };
+}
+
+/** An account with credit that comes from FX clearing, as a deposit's does. */
+export async function fundedAccount(database: Database, amount: bigint): Promise<AccountId> {
+  const { id } = await createAccount(database, { name: "test" });
+  if (amount > 0n) await fund(database, id, amount);
+  return id;
+}
+
+let funds = 0;
+
+export async function fund(database: Database, account: AccountId, amount: bigint): Promise<void> {
+  funds += 1;
+  await database.query(
+    `SELECT ledger.post($1, 'deposit', NULL, NULL, ARRAY[1]::smallint[], ARRAY[ledger.system_acct(1, 40)],
+       ARRAY[ledger.acct_of(10, $2)], ARRAY[$3::bigint])`,
+    [`test:${process.pid}:${funds}`, account, amount],
+  );
+}
+
+export function holdOrder(
+  account: AccountId,
+  amount: bigint,
+  over: Partial<HoldOrder> = {},
+): HoldOrder {
+  return {
+    request: newRequestId(Date.now()),
+    account,
+    amount: nanoUsd(amount),
+    fingerprint: "fingerprint",
+    expiresMs: Date.now() + 600_000,
+    row: {
+      apiKeyId: "key",
+      model: "model",
+      surface: "chat",
+      streamed: false,
+      createdMs: Date.now(),
+    },
+    ...over,
+  };
+}
+
+export function settleOrder(
+  request: RequestId,
+  charge: bigint,
+  minerAmount: bigint,
+  over: Partial<SettleOrder> = {},
+): SettleOrder {
+  const miner = over.miner ?? (MINERS[0] as Hotkey);
+  return {
+    request,
+    charge: nanoUsd(charge),
+    minerAmount: nanoUsd(minerAmount),
+    miner,
+    epoch: 7,
+    leaf: `leaf of ${request}`,
+    row: {
+      hotkey: miner,
+      usage: { input: 3, output: 5 },
+      status: "complete",
+      upstreamId: `up-${request}`,
+      receiptHash: "hash",
+      receiptSalt: "salt",
+      attempts: 1,
+    },
+    ...over,
+  };
+}
+
+export interface PostgresServer {
+  /** URL of a fresh, empty database. */
+  newDatabase(): Promise<string>;
+  /** Ends the server without a shutdown checkpoint, as a crash does. */
+  crash(): Promise<void>;
+  start(): Promise<void>;
+  /** Stops it and removes its files. */
+  close(): Promise<void>;
+}
+
+/** The newest installed PostgreSQL's programs. @returns undefined if there is none. */
+export function findPostgres(): string | undefined {
+  const root = "/usr/lib/postgresql";
+  try {
+    const [newest] = readdirSync(root).sort((a, b) => Number(b) - Number(a));
+    return newest === undefined ? undefined : path.join(root, newest, "bin");
+  } catch {
+    return undefined;
+  }
+}
+
+/** Runs a PostgreSQL server on a temporary folder, reachable through a Unix socket there and nowhere else. */
+export async function startPostgres(bin: string): Promise<PostgresServer> {
+  const { directory, remove } = temporaryFolder();
+  const data = path.join(directory, "data");
+  // PostgreSQL refuses to run as root.
+  const user = process.getuid?.() === 0 ? unprivileged() : {};
+  if (user.uid !== undefined) chownSync(directory, user.uid, user.gid ?? user.uid);
+  const made = spawnSync(
+    path.join(bin, "initdb"),
+    ["-D", data, "-U", "postgres", "-A", "trust", "--no-sync", "--locale=C.UTF-8", "-E", "UTF8"],
+    { ...user, cwd: directory, encoding: "utf8" },
+  );
+  if (made.status !== 0) throw new Error(`initdb: ${made.stderr}`);
+  const urlOf = (name: string): string =>
+    `postgres://postgres@${encodeURIComponent(directory)}/${name}`;
+
+  let server: ReturnType<typeof spawn>;
+  const start = async (): Promise<void> => {
+    server = spawn(
+      path.join(bin, "postgres"),
+      ["-D", data, "-k", directory, "-c", "listen_addresses=", "-c", "autovacuum=off"],
+      { ...user, cwd: directory, stdio: "ignore" },
+    );
+    const deadlineMs = Date.now() + 30_000;
+    for (;;) {
+      try {
+        await (await openDatabase({ url: urlOf("postgres"), log: silent })).close();
+        return;
+      } catch (error) {
+        if (Date.now() > deadlineMs) throw error;
+        await delay(50);
+      }
+    }
+  };
+  const stop = async (signal: NodeJS.Signals): Promise<void> => {
+    if (server.exitCode !== null || server.signalCode !== null) return;
+    server.kill(signal);
+    await once(server, "exit");
+  };
+  await start();
+  let names = 0;
+  return {
+    start,
+    // SIGQUIT: immediate shutdown; its children end with it, and the next start recovers from the log.
+    crash: async () => await stop("SIGQUIT"),
+    close: async () => {
+      await stop("SIGINT");
+      remove();
+    },
+    newDatabase: async () => {
+      names += 1;
+      const admin = await openDatabase({ url: urlOf("postgres"), log: silent });
+      await admin.exec(`CREATE DATABASE test${names}`);
+      await admin.close();
+      return urlOf(`test${names}`);
+    },
+  };
+}
+
+function unprivileged(): { uid?: number; gid?: number } {
+  for (const name of ["postgres", "nobody"]) {
+    const [uid, gid] = ["-u", "-g"].map((flag) =>
+      Number(spawnSync("id", [flag, name], { encoding: "utf8" }).stdout),
+    );
+    if (uid !== undefined && gid !== undefined && uid > 0) return { uid, gid };
+  }
+  return {};
+}

@@ -1,0 +1,60 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { Metadata, TypeRegistry } from "@polkadot/types";
+import { u8aToHex } from "@polkadot/util";
+import { isFeeless } from "../../src/devchain/extrinsics.ts";
+import { buildRuntime } from "../../src/devchain/runtime.ts";
+
+const RUNTIME = buildRuntime(360, isFeeless);
+
+/** Storage keys and calls of Subtensor at spec version 425, written down from its own metadata and source. */
+const CALLS: Record<string, readonly [number, number]> = {
+  "system.remarkWithEvent": [0, 7],
+  "balances.transferAllowDeath": [5, 0],
+  "balances.transferKeepAlive": [5, 3],
+  "balances.transferAll": [5, 4],
+  "subtensorModule.setWeights": [7, 0],
+  "subtensorModule.addStake": [7, 2],
+  "subtensorModule.removeStake": [7, 3],
+  "subtensorModule.serveAxon": [7, 4],
+  "subtensorModule.burnedRegister": [7, 7],
+  "subtensorModule.registerNetwork": [7, 59],
+  "subtensorModule.startCall": [7, 92],
+  "subtensorModule.setMechanismWeights": [7, 119],
+  "utility.batch": [11, 0],
+  "utility.batchAll": [11, 2],
+  "utility.forceBatch": [11, 4],
+  "sudo.sudo": [12, 0],
+  "commitments.setCommitment": [18, 0],
+};
+
+for (const version of ["v14", "v15"] as const) {
+  test(`metadata ${version} is read by polkadot-js, whole`, () => {
+    const registry = new TypeRegistry();
+    const metadata = new Metadata(registry, u8aToHex(RUNTIME.metadata[version]));
+    assert.equal(metadata.version, Number(version.slice(1)));
+    assert.equal(u8aToHex(metadata.toU8a()), u8aToHex(RUNTIME.metadata[version]));
+  });
+}
+
+test("calls have the numbers of the real chain", () => {
+  const registry = new TypeRegistry();
+  registry.setMetadata(new Metadata(registry, u8aToHex(RUNTIME.metadata.v15)), undefined, {
+    SudoTransactionExtension: { extrinsic: {}, payload: {} },
+    CheckShieldedTxValidity: { extrinsic: {}, payload: {} },
+    SubtensorTransactionExtension: { extrinsic: {}, payload: {} },
+    DrandPriority: { extrinsic: {}, payload: {} },
+  });
+  for (const [name, [pallet, index]] of Object.entries(CALLS)) {
+    const [section = "", method = ""] = name.split(".");
+    const found = registry.findMetaCall(Uint8Array.of(pallet, index));
+    assert.equal(`${found.section}.${found.method}`, `${section}.${method}`);
+  }
+});
+
+test("the metadata is small and built in no time", () => {
+  const start = performance.now();
+  const { metadata } = buildRuntime(360, isFeeless);
+  assert(performance.now() - start < 250);
+  assert(metadata.v15.length < 64_000);
+});
