@@ -170,7 +170,7 @@ function startChain(
   const nextView = (): BlockView => ({ number: head.number + 1, get: (key) => state.get(key) });
 
   const isExpired = (extrinsic: Extrinsic, number: number) =>
-    false;
+    number > (lastBlockOf.get(extrinsic) ?? 0);
 
   function finalize(): void {
     const reached = Math.max(finalNumber, Math.min(head.number - finalityLagBlocks, durable));

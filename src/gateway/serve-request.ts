@@ -313,9 +313,7 @@ export function requestServer(
   const openAnswer = async (work: Work, held: Promise<Ceiling>): Promise<Try> => {
     const { candidates } = work.plan;
     const deadlineMs = work.request.receivedMs + FAILOVER_DEADLINE_MS;
-    let last = new RouterError("no_miner_available", "No miner is available for this model.", {
-      retryAfterSeconds: 1,
-    });
+    let last: RouterError | undefined;
     let next = 0;
     for (let n = 0; n < ATTEMPTS_PER_REQUEST_MAX; n++) {
       const candidate = candidates[next];
@@ -345,7 +343,12 @@ export function requestServer(
       if (!verdict.tryAnother || deps.nowMs() > deadlineMs) break;
       next += 1;
     }
-    throw last;
+    throw (
+      last ??
+      new RouterError("no_miner_available", "No miner is available for this model.", {
+        retryAfterSeconds: 1,
+      })
+    );
   };
 
   const heldOrAborted = async (held: Promise<Ceiling>, current: Try): Promise<Ceiling> => {

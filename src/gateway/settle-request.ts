@@ -206,23 +206,46 @@ export function settler(deps: SettlerDeps): Settler {
   ): Promise<T | undefined> => {
     let waitMs = LEDGER_FIRST_DELAY_MS;
     for (;;) {
-      const patience = new AbortController();
-      const tooLate = pause(
-        deadlineMs - nowMs(),
-        AbortSignal.any([patience.signal, stopping.signal]),
-      );
       try {
-        return await Promise.race([call(), tooLate.then(() => undefined)]);
+        return await orTooLate(call(), deadlineMs - nowMs());
       } catch (error) {
         log.warn({ err: error }, "ledger.call_failed");
         if (nowMs() + waitMs > deadlineMs || stopping.signal.aborted) return undefined;
         await pause(waitMs, stopping.signal);
         waitMs = Math.min(waitMs * 2, LEDGER_DELAY_MAX_MS);
-      } finally {
-        patience.abort();
       }
     }
   };
+
+  /** Calls that somebody waits for; `abort` lets all of them go on. */
+  const waiters = new Set<() => void>();
+  stopping.signal.addEventListener("abort", () => {
+    for (const give of waiters) give();
+  });
+  const orTooLate = <T>(call: Promise<T>, milliseconds: number): Promise<T | undefined> =>
+    new Promise((resolve, reject) => {
+      const giveUp = (): void => {
+        done();
+        resolve(undefined);
+      };
+      const timer = setTimeout(giveUp, milliseconds);
+      const done = (): void => {
+        clearTimeout(timer);
+        waiters.delete(giveUp);
+      };
+      waiters.add(giveUp);
+      call.then(
+        (value) => {
+          done();
+          resolve(value);
+        },
+        (error: unknown) => {
+          done();
+          reject(error as Error);
+        },
+      );
+      if (stopping.signal.aborted) giveUp();
+    });
 
   const release = async (request: RequestId, reason: string): Promise<void> => {
     try {

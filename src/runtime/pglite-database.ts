@@ -28,7 +28,9 @@ const DUTY_MS = 5_000;
 /** Without a checkpoint process the write-ahead log would grow without end. */
 const CHECKPOINT_BYTES = 64n * 1024n * 1024n;
 const CHECKPOINT_MS = 5 * 60_000;
-const VACUUM_MS = 60 * 60_000;
+/** Sooner at first: the planner knows nothing about young tables until it has seen them filled. */
+const VACUUM_MS_MIN = 60_000;
+const VACUUM_MS_MAX = 60 * 60_000;
 
 /** One run of the thread. */
 interface Engine {
@@ -362,14 +364,16 @@ type Call = (sql: string, params?: readonly unknown[]) => Promise<object[]>;
 function startDuties(call: Call, log: Logger): NodeJS.Timeout {
   let checkpointMs = Date.now();
   let vacuumMs = Date.now();
+  let vacuumPauseMs = VACUUM_MS_MIN;
   let isBusy = false;
   const onDuty = async (): Promise<void> => {
     if (Date.now() - checkpointMs >= CHECKPOINT_MS || (await isWalLong(call))) {
       await call("CHECKPOINT");
       checkpointMs = Date.now();
     }
-    if (Date.now() - vacuumMs >= VACUUM_MS) {
+    if (Date.now() - vacuumMs >= vacuumPauseMs) {
       vacuumMs = Date.now();
+      vacuumPauseMs = Math.min(vacuumPauseMs * 4, VACUUM_MS_MAX);
       await vacuum(call);
     }
   };

@@ -1,16 +1,17 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import path from "node:path";
 import { createInterface } from "node:readline";
 import { test } from "node:test";
 import { setTimeout as delay } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
 import { auditDatabase, auditLedger } from "../../src/billing/audit.ts";
 import { openDatabase } from "../../src/runtime/database.ts";
 import { ConfigError } from "../../src/runtime/settings.ts";
 import { silent, temporaryFolder } from "./stores.ts";
 
 const ROUNDS = 3;
+const WRITER = fileURLToPath(new URL("./crash-writer.ts", import.meta.url));
 
 test("kill -9 loses nothing that was acknowledged, and the books balance", async () => {
   const { directory, remove } = temporaryFolder();
@@ -80,7 +81,7 @@ test("auditDatabase() refuses a folder that is missing or in use, and finds what
 });
 
 async function writeUntilKilled(directory: string): Promise<{ held: string[]; settled: string[] }> {
-  const child = spawn(process.execPath, [path.resolve("test/billing/crash-writer.ts"), directory], {
+  const child = spawn(process.execPath, [WRITER, directory], {
     stdio: ["ignore", "pipe", "inherit"],
   });
   const held: string[] = [];

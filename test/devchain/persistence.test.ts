@@ -20,6 +20,7 @@ import { u8aToHex } from "@polkadot/util";
 import { openChain } from "../../src/devchain/chain.ts";
 import { type Devchain, type DevchainOptions, openDevchain } from "../../src/devchain/devchain.ts";
 import { system } from "../../src/devchain/pallets/system.ts";
+import { openRecordLog } from "../../src/devchain/record-log.ts";
 import { ConfigError } from "../../src/runtime/settings.ts";
 import {
   ALICE,
@@ -85,6 +86,34 @@ async function withClient<T>(
 const file = () => join(dataDir, "chain.log");
 const isConfigError = (pattern: RegExp) => (error: unknown) =>
   error instanceof ConfigError && pattern.test(error.message);
+
+test("openRecordLog() goes on after the last whole record", async () => {
+  const first = openRecordLog(dataDir);
+  assert.deepEqual(first.records, []);
+  first.append(Buffer.from("one"));
+  first.append(Buffer.from("a second one that is longer"));
+  await first.sync();
+  await first.close();
+  truncateSync(file(), statSync(file()).size - 3);
+
+  const second = openRecordLog(dataDir);
+  assert.deepEqual(second.records.map(String), ["one"]);
+  assert.equal(second.droppedBytes, 32);
+  assert.equal(statSync(file()).size, second.bytes());
+  second.append(Buffer.from("two"));
+  await second.close();
+
+  const third = openRecordLog(dataDir);
+  assert.deepEqual(third.records.map(String), ["one", "two"]);
+  assert.equal(third.droppedBytes, 0);
+  third.replace([Buffer.from("all of it")]);
+  third.append(Buffer.from("more"));
+  await third.sync();
+  await third.close();
+  const fourth = openRecordLog(dataDir);
+  assert.deepEqual(fourth.records.map(String), ["all of it", "more"]);
+  await fourth.close();
+});
 
 describe("a chain in a folder", () => {
   test("goes on where it was: genesis, blocks, state, history, nonces", async () => {

@@ -307,6 +307,17 @@ describe("set_weights()", () => {
     assert.equal((await inBlock(weights([3], [1]))).error, "SettingWeightsTooFast");
   });
 
+  test("is accepted again in the very block in which the rate limit has passed", async () => {
+    passRateLimit(local);
+    const { blockNumber } = await local.send(weights([3], [1]), VALIDATOR);
+    // A transaction is judged by the block that it would be in, which is the next one.
+    while (local.chain.produceBlock() < blockNumber + LONG_RATE_LIMIT_BLOCKS - 2);
+    assert.equal(await local.refusalOf(weights([3], [2]), VALIDATOR), "Custom error: 6");
+    local.chain.produceBlock();
+    const again = await local.send(weights([3], [2]), VALIDATOR);
+    assert.equal(again.blockNumber, blockNumber + LONG_RATE_LIMIT_BLOCKS);
+  });
+
   test("set_mechanism_weights() is the same for mechanism 0, and there is no other", async () => {
     passRateLimit(local);
     const mechanism = (mecid: number) =>

@@ -68,7 +68,7 @@ export async function startMiner(
       kind: "openai",
       base_url: upstreamUrl,
       api_key: "sk-test",
-      models: ["gpt-5-mini"],
+      models: ["gpt-5-mini", "gpt-4.1-mini"],
     },
   ];
   const child = runCli(

@@ -21,10 +21,8 @@ const INDEX = 5;
 /** An account with less rao than this does not exist. */
 export const EXISTENTIAL_DEPOSIT_RAO = 500n;
 
+/** Balances themselves are in System.Account. */
 const items = { TotalIssuance: storageOf("Balances").value("TotalIssuance", u64, 0n) };
-
-/** Storage of the Balances pallet. Balances themselves are in System.Account. */
-export const balances = items;
 
 const events = palletEvents(INDEX, {
   Endowed: [0, { account: accountId, free_balance: u64 }],
@@ -47,7 +45,7 @@ function writeFree(execution: Execution, who: Hex, free: bigint): void {
     if (info.providers === 0) return;
     if (free > 0n) {
       execution.emit(events.DustLost, { account: who, amount: free });
-      issue(execution, -free);
+      changeIssuance(execution, -free);
     }
     // The nonce goes with the account, as on the real chain; the era of old transactions protects from replay.
     system.Account.remove(execution, who);
@@ -61,7 +59,7 @@ function writeFree(execution: Execution, who: Hex, free: bigint): void {
   }
 }
 
-function issue(execution: Execution, rao: bigint): void {
+function changeIssuance(execution: Execution, rao: bigint): void {
   items.TotalIssuance.put(execution, [], items.TotalIssuance.get(execution) + rao);
 }
 
@@ -69,7 +67,7 @@ function issue(execution: Execution, rao: bigint): void {
 export function mint(execution: Execution, who: Hex, rao: bigint): void {
   const free = freeOf(execution, who) + rao;
   if (free < EXISTENTIAL_DEPOSIT_RAO) return;
-  issue(execution, rao);
+  changeIssuance(execution, rao);
   writeFree(execution, who, free);
 }
 
@@ -81,7 +79,7 @@ export function mint(execution: Execution, who: Hex, rao: bigint): void {
 export function burn(execution: Execution, who: Hex, rao: bigint): boolean {
   const free = freeOf(execution, who);
   if (free < rao + EXISTENTIAL_DEPOSIT_RAO) return false;
-  issue(execution, -rao);
+  changeIssuance(execution, -rao);
   writeFree(execution, who, free - rao);
   return true;
 }
@@ -169,7 +167,7 @@ export const balancesPallet: Pallet = {
           ensureRoot(origin);
           const account = accountOf(who);
           const set = free < EXISTENTIAL_DEPOSIT_RAO ? 0n : free;
-          issue(execution, set - freeOf(execution, account));
+          changeIssuance(execution, set - freeOf(execution, account));
           writeFree(execution, account, set);
           execution.emit(events.BalanceSet, { who: account, free: set });
         },

@@ -7,7 +7,7 @@ import {
   dispatchInfo,
   h256,
 } from "../metadata/runtime-types.ts";
-import { type StorageView, storageOf } from "../metadata/storage-item.ts";
+import { storageOf } from "../metadata/storage-item.ts";
 import { type Hex, toHex } from "../scale/bytes.ts";
 import {
   bytes,
@@ -142,11 +142,6 @@ export function emitOutcome(
   } as const;
   if (failure === undefined) execution.emit(events.ExtrinsicSuccess, { dispatch_info });
   else execution.emit(events.ExtrinsicFailed, { dispatch_error: failure, dispatch_info });
-}
-
-/** Whether the account has a balance; a feeless call alone leaves a nonce, not an account. */
-export function accountExists(view: StorageView, who: Hex): boolean {
-  return items.Account.get(view, who).providers > 0;
 }
 
 /** Counts one more transaction of `who`. */
