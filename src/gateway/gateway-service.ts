@@ -31,7 +31,7 @@ import { quoteBook } from "./quote-book.ts";
 import { rateLimiter } from "./rate-limit.ts";
 import { openRecovery } from "./recover-requests.ts";
 import { requestServer } from "./serve-request.ts";
-import { settler } from "./settle-request.ts";
+import { payerTags, settler } from "./settle-request.ts";
 import { sideFiles } from "./side-files.ts";
 import { openValidatorReports, type ReportChain } from "./validator-reports.ts";
 
@@ -139,8 +139,8 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
       bodyBytes: memory.used,
       minersServing: () => directory.serving().length,
     });
-    const payerTagSecret = payerTagSecretOf(signingKey);
-    const settle = settler({ ledger, gatewayKey: signingKey, payerTagSecret, log, nowMs });
+    const payerTagOf = payerTags(payerTagSecretOf(signingKey));
+    const settle = settler({ ledger, gatewayKey: signingKey, payerTagOf, log, nowMs });
     opened.push({
       close: async () => {
         settle.abort();
@@ -276,7 +276,7 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
         }),
         sideFiles: side,
         gatewayKey: signingKey,
-        payerTagSecret,
+        payerTagOf,
         markupBps: config.markupBps,
         log,
         nowMs,

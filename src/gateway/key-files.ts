@@ -1,7 +1,8 @@
 import { randomBytes } from "node:crypto";
-import { chmodSync, mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { chmodSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { pemOf, type SigningKey, signingKey } from "../core/jws.ts";
+import { makeFolder } from "../runtime/make-folder.ts";
 import { ConfigError } from "../runtime/settings.ts";
 
 /** Only the owner may read a secret. */
@@ -55,7 +56,7 @@ function readSecret(path: string, what: string, mayMake: boolean, make: () => st
   }
   const secret = make();
   try {
-    mkdirSync(dirname(path), { recursive: true });
+    makeFolder(dirname(path));
     // Written beside and renamed, so that a crash leaves no half of a key.
     writeFileSync(`${path}.new`, secret, { mode: SECRET_MODE });
     chmodSync(`${path}.new`, SECRET_MODE);

@@ -14,6 +14,7 @@ import {
   amountsOf,
   type GenerationRow,
   leafFor,
+  type PayerTagOf,
   pullReceipt,
   type SettleLedger,
 } from "./settle-request.ts";
@@ -37,7 +38,7 @@ interface RecoveryOptions {
   readonly relays: () => { readonly known: readonly RelayConnection[]; readonly all: boolean };
   readonly sideFiles: SideFiles;
   readonly gatewayKey: SigningKey;
-  readonly payerTagSecret: Buffer;
+  readonly payerTagOf: PayerTagOf;
   readonly markupBps: number;
   readonly log: Logger;
   readonly nowMs: () => number;

@@ -1,5 +1,6 @@
-import { chmodSync, existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { makeFolder } from "../runtime/make-folder.ts";
 import { ConfigError } from "../runtime/settings.ts";
 
 /** Raised when the data folder's layout changes; an older program refuses a newer folder. */
@@ -51,7 +52,7 @@ export function openNetworkFile(directory: string, create: () => NetworkSecrets)
   const keys = join(directory, "keys");
   let secrets: NetworkSecrets;
   try {
-    mkdirSync(keys, { recursive: true, mode: 0o700 });
+    makeFolder(keys, 0o700);
     secrets = existsSync(path) ? parse(readFileSync(path, "utf8"), directory) : create();
     write(path, secrets);
   } catch (error) {

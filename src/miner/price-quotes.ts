@@ -1,4 +1,4 @@
-import { mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { readFileSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { EnclaveId, Hotkey } from "../core/ids.ts";
 import type { Model } from "../core/models.ts";
@@ -9,6 +9,7 @@ import {
   quoteSigningBytes,
   type SignedQuote,
 } from "../core/quote.ts";
+import { makeFolder } from "../runtime/make-folder.ts";
 import type { Closable } from "../runtime/shutdown.ts";
 
 /** A quote is valid from a little before it was made, for gateways whose clock is behind. */
@@ -54,7 +55,7 @@ export interface PriceQuotes extends Closable {
  * @throws Error if the counter cannot be read or written.
  */
 export function openPriceQuotes(options: PriceQuotesOptions): PriceQuotes {
-  mkdirSync(options.directory, { recursive: true });
+  makeFolder(options.directory);
   const counterPath = join(options.directory, COUNTER_FILE);
   /** Hash → product and the second in which it expires. */
   const offered = new Map<string, { readonly product: string; readonly exp: number }>();

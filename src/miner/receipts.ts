@@ -15,7 +15,6 @@ import {
   fdatasync,
   fdatasyncSync,
   fstatSync,
-  mkdirSync,
   openSync,
   read,
   readSync,
@@ -25,6 +24,7 @@ import { join } from "node:path";
 import type { EnclaveId, RequestId } from "../core/ids.ts";
 import { receiptHashOf } from "../core/receipt.ts";
 import type { Logger } from "../runtime/logger.ts";
+import { makeFolder } from "../runtime/make-folder.ts";
 import type { Closable } from "../runtime/shutdown.ts";
 
 /** A receipt as it travels: the salt opens the hashes of the bodies for whoever has them. */
@@ -88,7 +88,7 @@ export async function openReceiptStore(
   log: Logger,
   indexedMax: number = INDEXED_MAX,
 ): Promise<ReceiptStore> {
-  mkdirSync(directory, { recursive: true });
+  makeFolder(directory);
   const path = join(directory, FILE_NAME);
   const fd = openSync(path, "a+", 0o600);
   const chains = new Map<EnclaveId, Chain>();

@@ -1,6 +1,7 @@
 import { randomUUID } from "node:crypto";
-import { linkSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { linkSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import path from "node:path";
+import { makeFolder } from "./make-folder.ts";
 import { ConfigError } from "./settings.ts";
 
 /** An exclusive claim on a data folder, held by this process until `release`. */
@@ -43,7 +44,7 @@ export function lockDirectory(directory: string): DataLock {
     claim: randomUUID(),
   } satisfies Owner);
   try {
-    mkdirSync(directory, { recursive: true });
+    makeFolder(directory);
     for (let attempt = 0; attempt < ATTEMPTS_MAX; attempt += 1) {
       if (createExclusively(file, mine)) return lockOf(file, mine);
       removeIfStale(directory, file);

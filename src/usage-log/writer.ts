@@ -1,6 +1,7 @@
 import { mkdir, open, readFile, rename, rm } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import type { SigningKey } from "../core/jws.ts";
+import { makeFolder } from "../runtime/make-folder.ts";
 import { type Checkpoint, signCheckpoint, verifyCheckpoint } from "./checkpoint.ts";
 import { epochPath } from "./epoch-file.ts";
 import { SIDE_FILES, type SideKind, sidePath } from "./side-file.ts";
@@ -71,7 +72,7 @@ const WIDTH = BigInt(TILE_WIDTH);
  */
 export async function openUsageLogWriter(options: UsageLogOptions): Promise<UsageLogWriter> {
   const { directory, origin, key } = options;
-  await mkdir(directory, { recursive: true });
+  makeFolder(directory);
   let signed = await signedBefore(options);
   let tail = (signed && (await tailAt(directory, signed))) ?? EMPTY_TAIL;
   let last: Promise<unknown> = Promise.resolve();

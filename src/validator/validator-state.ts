@@ -1,6 +1,7 @@
-import { mkdir, open, readFile, rename } from "node:fs/promises";
+import { open, readFile, rename } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import type { Hotkey } from "../core/ids.ts";
+import { makeFolder } from "../runtime/make-folder.ts";
 import { ConfigError } from "../runtime/settings.ts";
 import type { Edge } from "../usage-log/tree.ts";
 import type { SeenReceipt } from "./audit-epoch.ts";
@@ -91,7 +92,7 @@ export function stateFile(
       return stored.state;
     },
     save: async (state) => {
-      await mkdir(directory, { recursive: true });
+      makeFolder(directory);
       await replaceFile(path, JSON.stringify({ v: 1, ...subnet, ...toJson(state) }));
     },
   };
