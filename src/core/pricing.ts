@@ -30,8 +30,6 @@ const BASIS_POINTS = 10_000n;
 /** More tokens than any request can carry; larger counts are refused by the parsers. */
 export const TOKENS_MAX = 1_000_000_000;
 
-export type CostRefusal = "unpriced_dimension";
-
 /**
  * What the miner earns: floor(Σ tokens × price ÷ 10⁶) nano-USD, one sum and one division.
  *
