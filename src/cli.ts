@@ -133,14 +133,32 @@ program
     const { data, databaseUrl } = options;
     if ((data === undefined) === (databaseUrl === undefined))
       throw new ConfigError("say what to audit: either --data DIR or --database-url URL");
-    const { ok, lines } = await auditDatabase({
-      directory: data === undefined ? undefined : ledgerFolderIn(data),
-      url: databaseUrl,
-      log: openLogger("audit", "silent"),
-    });
+    const running = data === undefined ? undefined : await auditRunning(data);
+    const { ok, lines } =
+      running ??
+      (await auditDatabase({
+        directory: data === undefined ? undefined : ledgerFolderIn(data),
+        url: databaseUrl,
+        log: openLogger("audit", "silent"),
+      }));
     process.stdout.write(`${lines.join("\n")}\n`);
     if (!ok) process.exitCode = 1;
   });
+
+/** Asks the gateway that runs on the data folder of a local network, or on its own. */
+async function auditRunning(folder: string): Promise<{ ok: boolean; lines: string[] } | undefined> {
+  const [{ auditRunningGateway }, { formatAudit }] = await Promise.all([
+    import("./gateway/running-gateway.ts"),
+    import("./billing/audit.ts"),
+  ]);
+  const rows =
+    (await auditRunningGateway(join(folder, "gateway"))) ?? (await auditRunningGateway(folder));
+  if (rows === undefined) return undefined;
+  return {
+    ok: rows.every((row) => row.ok),
+    lines: formatAudit(rows.map((row) => ({ ...row, value: BigInt(row.value) }))),
+  };
+}
 
 /** The embedded ledger below the data folder of a local network, or of a gateway, or the folder itself. */
 function ledgerFolderIn(folder: string): string {

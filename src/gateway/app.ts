@@ -16,6 +16,7 @@ import { type DepositDeps, depositRoutes } from "./routes/deposits.ts";
 import { type GenerationDeps, generationRoutes } from "./routes/generation.ts";
 import { type InferenceDeps, inferenceRoutes } from "./routes/inference.ts";
 import { type KeyDeps, keyRoutes } from "./routes/key.ts";
+import { type LedgerDeps, ledgerRoutes } from "./routes/ledger.ts";
 import { type LogDeps, logRoutes } from "./routes/log.ts";
 import { type ModelDeps, modelRoutes } from "./routes/models.ts";
 import { type NetworkDeps, networkRoutes } from "./routes/network.ts";
@@ -36,6 +37,7 @@ export interface GatewayDeps
     GenerationDeps,
     InferenceDeps,
     KeyDeps,
+    LedgerDeps,
     LogDeps,
     ModelDeps,
     NetworkDeps,
@@ -75,6 +77,7 @@ export function buildGateway(deps: GatewayDeps): FastifyInstance {
       generationRoutes,
       inferenceRoutes,
       keyRoutes,
+      ledgerRoutes,
       modelRoutes,
       networkRoutes,
     ])

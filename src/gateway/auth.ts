@@ -49,11 +49,11 @@ export interface Authenticator {
  */
 export function authenticator(
   findApiKey: (sha256Hex: string) => Promise<ApiKey | undefined>,
-  adminKey: string,
+  adminKeys: readonly string[],
   nowMs: () => number = Date.now,
 ): Authenticator {
   const cache = new Map<string, { untilMs: number; found: Promise<ApiKey | undefined> }>();
-  const admin = createHash("sha256").update(adminKey).digest();
+  const admins = adminKeys.map((key) => createHash("sha256").update(key).digest());
 
   const lookUp = async (hash: string): Promise<ApiKey | undefined> => {
     const cached = cache.get(hash);
@@ -95,7 +95,7 @@ export function authenticator(
       const credential = credentialOf(headers);
       if (credential === undefined) throw new RouterError("missing_api_key", "No API key.");
       const given = createHash("sha256").update(credential).digest();
-      if (!timingSafeEqual(given, admin))
+      if (!admins.some((admin) => timingSafeEqual(given, admin)))
         throw new RouterError("permission_denied", "This needs the operator's key.");
     },
   };

@@ -3,6 +3,7 @@ import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import type { Policy } from "../attestation/policy.ts";
 import { createAccount, createApiKey, findApiKey } from "../billing/accounts.ts";
+import { auditLedger } from "../billing/audit.ts";
 import { listDeposits, openDepositScanner } from "../billing/deposits.ts";
 import type { Ledger } from "../billing/ledger.ts";
 import type { RateSource } from "../billing/price.ts";
@@ -30,6 +31,7 @@ import { modelList } from "./model-list.ts";
 import { quoteBook } from "./quote-book.ts";
 import { rateLimiter } from "./rate-limit.ts";
 import { openRecovery } from "./recover-requests.ts";
+import { announceRunning, newRunKey } from "./running-gateway.ts";
 import { requestServer } from "./serve-request.ts";
 import { payerTags, settler } from "./settle-request.ts";
 import { sideFiles } from "./side-files.ts";
@@ -93,6 +95,7 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
   const nowMs = Date.now;
   const logDirectory = join(config.data, "log");
   const opened: Closable[] = [];
+  const runKey = newRunKey();
   const memory = memoryBudget(config.bodyBytesInFlightMax);
   let underWay = 0;
   let draining = false;
@@ -200,7 +203,7 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
       log,
       bodyBytesMax: config.bodyBytesMax,
       headerBytesMax: config.headerBytesMax,
-      auth: authenticator((hash) => findApiKey(database, hash), parts.adminKey),
+      auth: authenticator((hash) => findApiKey(database, hash), [parts.adminKey, runKey]),
       rateLimit: rateLimiter({ perSecond, burst: Math.max(1, perSecond * BURST_SECONDS) }),
       admit,
       serve,
@@ -215,6 +218,12 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
       depositMinimumRao: config.depositMinimumTao,
       depositsOf: async (account) => (await listDeposits(database, account)).map(jsonRow),
       generationOf: (id, account) => ledger.requestOf(requestOfGenerationId(id) ?? id, account),
+      auditLedger: async () =>
+        (await auditLedger(database)).map(({ name, value, ok }) => ({
+          name,
+          value: value.toString(),
+          ok,
+        })),
       usageOfKey: keyUsageReader(database, nowMs),
       logDirectory,
       modelList: () => modelList(router.listedModels(), config.markupBps),
@@ -241,6 +250,8 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
     const { port } = app.server.address() as AddressInfo;
     const host = config.host.includes(":") ? `[${config.host}]` : config.host;
     const url = config.publicUrl ?? `http://${host}:${port}`;
+
+    opened.push(announceRunning(config.data, `http://${host}:${port}`, runKey));
 
     publisher = await openLogPublisher({
       ledger,

@@ -104,6 +104,7 @@ export function buildRelay(deps: RelayDeps): Relay {
   const { enclave, log } = deps;
   const spent = spentGrants();
   const running = new Set<RelayExchange>();
+  const sockets = new Set<Socket>();
   let inFlight = 0;
   let bodyBytesInFlight = 0;
   let closing: Promise<void> | undefined;
@@ -378,7 +379,7 @@ export function buildRelay(deps: RelayDeps): Relay {
     }
   };
 
-  const server = createTlsServer(deps, limits, (request, response) => {
+  const server = createTlsServer(deps, limits, sockets, (request, response) => {
     request.on("error", ignore);
     response.on("error", ignore);
     route(request, response).catch((error: unknown) => {
@@ -405,6 +406,7 @@ export function buildRelay(deps: RelayDeps): Relay {
     for (const exchange of running) exchange.cut();
     await flushed(server);
     server.closeAllConnections();
+    for (const socket of sockets) socket.destroy();
     await closed;
   };
 
@@ -432,6 +434,7 @@ const GET_PATHS: readonly string[] = ["/v1/attestation", "/v1/quotes", "/metrics
 function createTlsServer(
   { enclave, log }: RelayDeps,
   limits: RelayLimits,
+  sockets: Set<Socket>,
   onRequest: (request: IncomingMessage, response: ServerResponse) => void,
 ): Server {
   const server = createServer(
@@ -454,6 +457,11 @@ function createTlsServer(
   );
   server.maxConnections = limits.connectionsMax;
   server.timeout = limits.idleTimeoutMs;
+  // A connection counts for `closeAllConnections` only once its handshake is done; those before it would hold up the end.
+  server.on("connection", (socket: Socket) => {
+    sockets.add(socket);
+    socket.once("close", () => sockets.delete(socket));
+  });
   server.on("tlsClientError", (error: NodeJS.ErrnoException, socket: Socket) => {
     log.debug({ code: error.code }, "tls.failed");
     socket.destroy();

@@ -199,10 +199,6 @@ function checkSubnet(subnet: Metagraph, hotkey: Hotkey): void {
     throw new ConfigError(
       `subnet ${netuid} limits single weights to ${subnet.maxWeightsLimit}: its owner has to raise that to ${WEIGHT_MAX}`,
     );
-  if (subnet.minAllowedWeights > subnet.neurons.length)
-    throw new ConfigError(
-      `subnet ${netuid} wants ${subnet.minAllowedWeights} weights and has ${subnet.neurons.length} neurons: its owner has to lower that`,
-    );
   try {
     burnUidOf(subnet);
   } catch (error) {

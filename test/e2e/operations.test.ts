@@ -33,7 +33,7 @@ async function audit(directory: string): Promise<void> {
   assert(stdout.split("\n").length > 4, stdout);
 }
 
-test("a second start goes on with the same keys, miners, balance and chain; the ledger audits clean in between", async () => {
+test("a second start goes on with the same keys, miners, balance and chain; the ledger audits clean while it runs and after", async () => {
   const first = await startLocal();
   const openai = new OpenAI({
     baseURL: first.ready.base_url,
@@ -42,6 +42,7 @@ test("a second start goes on with the same keys, miners, balance and chain; the 
   });
   await openai.chat.completions.create({ model: "openai/gpt-5-mini", messages: hello });
   const before = await creditsOf(first);
+  await audit(first.directory);
   assert.equal(await first.stop("SIGINT"), 0, first.output());
   await audit(first.directory);
 

@@ -118,6 +118,7 @@ CREATE TABLE ledger.hold (
   CHECK ((state = 0) = (ended_ms IS NULL))
 ) WITH (fillfactor = 70);
 CREATE INDEX hold_open ON ledger.hold (expires_ms) WHERE state = 0;
+CREATE INDEX hold_api_key ON ledger.hold (api_key, created_ms); -- what a key has used
 CREATE INDEX hold_upstream ON ledger.hold (upstream_id) WHERE upstream_id IS NOT NULL;
 
 -- Leaves of the usage log, in order, as committed with the money they belong to. The log's files are written from here.
