@@ -10,6 +10,8 @@ const HOLDS_WAITING_MAX = 10_000;
 const ENDS_WAITING_MAX = 200_000;
 /** How long a hold waits for a database that does not answer. Its request has not been answered yet. */
 export const HOLD_WAIT_MS_MAX = 5_000;
+/** How often, within that time, holds are looked through while a statement hangs. */
+const OVERDUE_CHECKS = 10;
 const RETRY_MS_MIN = 50;
 const RETRY_MS_MAX = 2_000;
 /** How long `close` waits for what is queued. */
@@ -99,10 +101,13 @@ export function openGroupCommit<T extends Order>(
     while (batch.length > 0) {
       const startedMs = performance.now();
       // A statement may hang for longer than a customer should wait. Should it commit after all, the holds are released.
-      const overdue = setTimeout(() => {
-        batch = dropOverdueHolds(batch, true);
-        dropOverdueInQueue();
-      }, holdWaitMs);
+      const overdue = setInterval(
+        () => {
+          batch = dropOverdueHolds(batch, true);
+          dropOverdueInQueue();
+        },
+        Math.ceil(holdWaitMs / OVERDUE_CHECKS),
+      );
       try {
         const acknowledge = await commit(batch);
         downSinceMs = undefined;
@@ -118,7 +123,7 @@ export function openGroupCommit<T extends Order>(
         downSinceMs ??= Date.now();
         events.retrying(error, batch.length);
       } finally {
-        clearTimeout(overdue);
+        clearInterval(overdue);
       }
       await delay(retryMs, undefined, { signal: giveUp.signal }).catch(() => {});
       if (giveUp.signal.aborted) {
