@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { Command, Option } from "commander";
+import { Command } from "commander";
 import { processSettings } from "./runtime/logger.ts";
 import {
   ConfigError,
@@ -36,14 +36,14 @@ async function serviceCommand<Table extends SettingTable>(
 ): Promise<void> {
   const settings = { ...table, ...processSettings };
   const command = program.command(name).description(description);
-  for (const [setting, row] of Object.entries(settings)) {
+  for (const [setting, row] of Object.entries<Setting<unknown>>(settings)) {
     const isSwitch = row.parse === flag && row.default === "false";
-    const option = new Option(
+    const need = row.optional === true ? "optional" : "required";
+    const note = row.default === undefined ? need : `default: ${row.default || "none"}`;
+    command.option(
       isSwitch ? flagOf(setting) : `${flagOf(setting)} <value>`,
-      `${row.help} (${row.env})`,
+      `${row.help} (${row.env}${isSwitch ? "" : `; ${note}`})`,
     );
-    if (!isSwitch && row.default !== undefined) option.default(undefined, row.default);
-    command.addOption(option);
   }
   command.action(async (options: Record<string, string | true | undefined>) => {
     const flags = Object.fromEntries(

@@ -71,6 +71,8 @@ const MEDIA_WORDS = [
   "code_execution",
   "mcp_servers",
 ];
+/** Anthropic's tools that the provider itself runs and bills by the call, which no quote has a price for. */
+const SERVER_TOOLS = ["web_search", "web_fetch", "code_execution", "mcp_toolset"];
 const CACHE_WORD = "cache_control";
 const WORDS: ReadonlySet<string> = new Set([...MEDIA_WORDS, CACHE_WORD]);
 
@@ -150,6 +152,7 @@ function factsOf(
   const maxOutputTokens = outputBoundOf(surface, body, byKey);
   if (surface === "messages" && maxOutputTokens === undefined)
     throw new Refused("invalid_request", "max_tokens is required", "max_tokens");
+  if (surface === "messages") refuseServerTools(body, byKey);
   const provider = providerOf(body, byKey);
   const reasoningEffort = effortOf(surface, body, byKey);
   const streamOptions = byKey.get("stream_options");
@@ -277,6 +280,26 @@ function listOf(
   if (member.items > max)
     throw new Refused("invalid_request", `${key} may have at most ${max} elements`, key);
   return member.items;
+}
+
+/** @throws Refused for tools that would cost the miner what nobody pays for. */
+function refuseServerTools(body: Buffer, byKey: ReadonlyMap<string, Member>): void {
+  const servers = byKey.get("mcp_servers");
+  if (servers !== undefined && textOf(body, servers).replaceAll(/\s/g, "") !== "[]")
+    throw new Refused("unsupported_parameter", "mcp_servers is not supported", "mcp_servers");
+  const member = byKey.get("tools");
+  if (member === undefined) return;
+  const tools: unknown = JSON.parse(textOf(body, member));
+  for (const tool of Array.isArray(tools) ? (tools as unknown[]) : []) {
+    const type = (tool as { type?: unknown } | null)?.type;
+    const name = SERVER_TOOLS.find((prefix) => typeof type === "string" && type.startsWith(prefix));
+    if (name !== undefined)
+      throw new Refused(
+        "unsupported_parameter",
+        `tools of type ${name} are run and billed by the provider, and are not sold here`,
+        "tools",
+      );
+  }
 }
 
 function providerOf(

@@ -26,6 +26,8 @@ import { type OperationDeps, operationRoutes } from "./routes/operations.ts";
 const REQUEST_TIMEOUT_MS = 120_000;
 /** How long an idle connection stays open; longer than the usual load balancer's minute. */
 const KEEP_ALIVE_MS = 72_000;
+/** Longest body outside inference, which sets its own limit once it knows the key. */
+const SMALL_BODY_BYTES_MAX = 16_384;
 const CONNECTIONS_MAX = 20_000;
 /** OpenRouter's path and OpenAI's: the same API under both. */
 const PREFIXES = ["/v1", "/api/v1"];
@@ -43,14 +45,13 @@ export interface GatewayDeps
     NetworkDeps,
     OperationDeps {
   readonly log: Logger;
-  readonly bodyBytesMax: number;
   readonly headerBytesMax: number;
 }
 
 /** The HTTP side of the gateway, not listening yet. */
 export function buildGateway(deps: GatewayDeps): FastifyInstance {
   const app = Fastify({
-    bodyLimit: deps.bodyBytesMax,
+    bodyLimit: SMALL_BODY_BYTES_MAX,
     requestTimeout: REQUEST_TIMEOUT_MS,
     keepAliveTimeout: KEEP_ALIVE_MS,
     http: { maxHeaderSize: deps.headerBytesMax },

@@ -8,6 +8,8 @@ import type {
   RelayRequest,
 } from "./relay-connection.ts";
 
+/** Longest an attempt can take in all, in milliseconds: as long as a hold stands. */
+const ATTEMPT_MS_MAX = 30 * 60_000;
 /** Longest time from sending a request to its first content byte. */
 const FIRST_CONTENT_TIMEOUT_MS = 130_000;
 /** Longest answer that is not streamed, in bytes; it is held back whole until it is paid for. */
@@ -123,6 +125,8 @@ export function startAttempt(
   let sink: StreamSink | undefined;
   let exchange: RelayExchange | undefined;
   let timer: NodeJS.Timeout | undefined;
+  // Other clocks stop while nobody reads; this one does not, so that no attempt outlives its hold.
+  const lifetime = setTimeout(() => fail("timeout"), ATTEMPT_MS_MAX);
 
   const open = (opening: Opening): void => {
     if (isOpen) return;
@@ -134,6 +138,7 @@ export function startAttempt(
     if (over) return;
     over = true;
     clearTimeout(timer);
+    clearTimeout(lifetime);
     // What came before the final events of a stream with content is `flowTo`'s to deliver.
     const held = Buffer.concat(
       options.stream && firstContentMs !== undefined ? tail : [...waiting, ...tail],

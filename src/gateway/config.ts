@@ -34,7 +34,7 @@ export const gatewaySettings = {
   data: {
     env: "DAYBREAK_GATEWAY_DATA",
     help: "folder for the signing key, the embedded database and the usage log",
-    default: ".daybreak/gateway",
+    default: ".daybreak-gateway",
     parse: text,
   },
   databaseUrl: {

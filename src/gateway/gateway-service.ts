@@ -9,7 +9,7 @@ import type { Ledger } from "../billing/ledger.ts";
 import type { RateSource } from "../billing/price.ts";
 import { encodeAnnouncement } from "../core/commitment.ts";
 import { RouterError } from "../core/errors.ts";
-import { type Hotkey, requestOfGenerationId } from "../core/ids.ts";
+import { type AccountId, type Hotkey, requestOfGenerationId } from "../core/ids.ts";
 import type { SigningKey } from "../core/jws.ts";
 import { modelOf } from "../core/models.ts";
 import { formatNano, type Rao } from "../core/money.ts";
@@ -40,6 +40,8 @@ import { openValidatorReports, type ReportChain } from "./validator-reports.ts";
 /** How often holds of gateways that never came back are freed, and how long after their time, in milliseconds. */
 const EXPIRE_INTERVAL_MS = 60_000;
 const EXPIRE_GRACE_MS = 600_000;
+/** One account may have a quarter of the memory for bodies, so that it cannot shut out the others. */
+const ACCOUNT_SHARE_DIVISOR = 4;
 const READY_TIMEOUT_MS = 2_000;
 /** A key may send this many seconds' worth of its rate at once. */
 const BURST_SECONDS = 10;
@@ -177,15 +179,30 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
         throw new RouterError("overloaded", "The gateway is starting.", { retryAfterSeconds: 1 });
       return publisher.payingEpoch();
     };
-    const admit = (bodyBytes: number): (() => void) => {
+    /** Bytes of bodies that each account has under way. */
+    const bodyBytesOf = new Map<AccountId, number>();
+    const bodyBytesPerAccountMax = Math.max(
+      config.bodyBytesMax,
+      Math.floor(config.bodyBytesInFlightMax / ACCOUNT_SHARE_DIVISOR),
+    );
+    const admit = (account: AccountId, bodyBytes: number): (() => void) => {
       if (draining)
         throw new RouterError("shutting_down", "The gateway is shutting down.", {
           retryAfterSeconds: 5,
         });
+      const ofAccount = (bodyBytesOf.get(account) ?? 0) + bodyBytes;
+      if (ofAccount > bodyBytesPerAccountMax)
+        throw new RouterError("rate_limited", "Too much of this account is under way at once.", {
+          retryAfterSeconds: 1,
+        });
       if (underWay >= config.requestsMax || !memory.take(bodyBytes))
         throw new RouterError("overloaded", "The gateway is busy.", { retryAfterSeconds: 1 });
       underWay += 1;
+      bodyBytesOf.set(account, ofAccount);
       return () => {
+        const left = (bodyBytesOf.get(account) ?? 0) - bodyBytes;
+        if (left > 0) bodyBytesOf.set(account, left);
+        else bodyBytesOf.delete(account);
         underWay -= 1;
         memory.give(bodyBytes);
         if (underWay === 0) onIdle?.();

@@ -27,8 +27,11 @@ export interface ModelLimits {
 export const IMPLICIT_OUTPUT_TOKENS_MAX = 16_384;
 /** Fewest output tokens per choice that are worth serving. */
 export const OUTPUT_TOKENS_FLOOR = 256;
-/** Bytes per token at which input is held for: over prose by a third, under base64 by half. */
-const HOLD_BYTES_PER_TOKEN = 3;
+/**
+ * Bytes per token at which input is held for, times ten: the densest text that was measured, Amharic and base64. Prose has
+ * three times as many, so most of such a hold comes back; a looser estimate would leave the miner with the difference.
+ */
+const HOLD_BYTES_PER_TEN_TOKENS = 14;
 /** What chat templates and a provider's own instructions for tool use may add, tokens. */
 const TEMPLATE_TOKENS = 1_024;
 const TEMPLATE_TOKENS_PER_MESSAGE = 16;
@@ -53,18 +56,17 @@ const OUTPUT_DIMENSIONS: readonly Dimension[] = [
  *
  * A byte-level tokenizer makes at most one token of a byte, so the bytes of the body, which are more than those of the
  * prompt, plus what a template adds, are a strict bound for text. For attachments there is no bound but the model's
- * context. It is not what is held: nobody's prompt has one token per byte, and a hold by this bound would be three to
- * four times too large. A receipt between the hold's estimate and this bound is settled, clipped to the hold.
+ * context. It is not what is held: nobody's prompt has one token per byte. A receipt between the hold's estimate and this bound is settled, clipped to the hold.
  */
 export function inputTokensMaxOf(size: RequestSize, limits: ModelLimits): number {
   if (size.attachments > 0) return Math.max(limits.contextTokens, size.bodyBytes);
   return size.bodyBytes + templateTokensOf(size);
 }
 
-/** What the input is expected to be at most, tokens: a third of the bytes, an amount per attachment, the template. */
+/** What the input is expected to be at most, tokens: by the densest text there is, an amount per attachment, the template. */
 export function inputTokensHeldOf(size: RequestSize, limits: ModelLimits): number {
   const estimate =
-    Math.ceil(size.bodyBytes / HOLD_BYTES_PER_TOKEN) +
+    Math.ceil((size.bodyBytes * 10) / HOLD_BYTES_PER_TEN_TOKENS) +
     size.attachments * ATTACHMENT_TOKENS +
     size.messages * TEMPLATE_TOKENS_PER_MESSAGE;
   return Math.min(estimate, limits.contextTokens);

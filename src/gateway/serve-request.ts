@@ -309,8 +309,13 @@ export function requestServer(
     };
   };
 
-  /** Tries miners until one has content for the customer. @throws RouterError when none has. */
-  const openAnswer = async (work: Work, held: Promise<Ceiling>): Promise<Try> => {
+  /**
+   * Tries miners until one has content for the customer.
+   *
+   * @returns undefined if the customer left while nobody was being asked.
+   * @throws RouterError when none has.
+   */
+  const openAnswer = async (work: Work, held: Promise<Ceiling>): Promise<Try | undefined> => {
     const { candidates } = work.plan;
     const deadlineMs = work.request.receivedMs + FAILOVER_DEADLINE_MS;
     let last: RouterError | undefined;
@@ -318,6 +323,8 @@ export function requestServer(
     for (let n = 0; n < ATTEMPTS_PER_REQUEST_MAX; n++) {
       const candidate = candidates[next];
       if (candidate === undefined) break;
+      // An attempt that starts now would have nobody to abort it.
+      if (work.gone) return undefined;
       const current = startTry(work, candidate, n);
       const opening = await current.attempt.opened;
       const ceiling = await heldOrAborted(held, current);
@@ -515,6 +522,11 @@ export function requestServer(
     try {
       if (!trusted) work.ceiling = await held;
       const current = await openAnswer(work, held);
+      if (current === undefined) {
+        await held;
+        deps.settler.releaseLater(request.id, "client_gone");
+        return;
+      }
       if (work.gone) return await settleAbandoned(current, await current.attempt.ended);
       if (work.facts.stream && (await current.attempt.opened).kind === "content")
         await serveStream(work, current);

@@ -39,7 +39,7 @@ export const minerSettings = {
   data: {
     env: "DAYBREAK_MINER_DATA",
     help: "folder for receipts and the quote counter",
-    default: ".daybreak/miner",
+    default: ".daybreak-miner",
     parse: text,
   },
   simTeeKeyFile: {

@@ -16,6 +16,9 @@ export async function closeAll(services: readonly Closable[]): Promise<void> {
   if (failures.length > 0) throw new AggregateError(failures, "not everything closed cleanly");
 }
 
+/** A signal this soon after the first is the same one: a terminal and npm both send it. */
+const SAME_SIGNAL_MS = 1_000;
+
 /**
  * Waits for SIGTERM or SIGINT, then closes `service`.
  *
@@ -23,11 +26,14 @@ export async function closeAll(services: readonly Closable[]): Promise<void> {
  */
 export async function runUntilSignal(service: Closable, deadlineMs: number): Promise<void> {
   await new Promise<void>((resolve) => {
-    let signalled = false;
+    let firstMs: number | undefined;
     for (const name of ["SIGTERM", "SIGINT"] as const) {
       process.on(name, () => {
-        if (signalled) process.exit(1);
-        signalled = true;
+        if (firstMs !== undefined) {
+          if (performance.now() - firstMs > SAME_SIGNAL_MS) process.exit(1);
+          return;
+        }
+        firstMs = performance.now();
         setTimeout(() => process.exit(1), deadlineMs).unref();
         resolve();
       });

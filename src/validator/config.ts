@@ -25,7 +25,7 @@ export const validatorSettings = {
   data: {
     env: "DAYBREAK_VALIDATOR_DATA",
     help: "folder for the miner-pay ledger and the reports",
-    default: ".daybreak/validator",
+    default: ".daybreak-validator",
     parse: text,
   },
   chain: {

@@ -418,6 +418,7 @@ export interface GatewayOptions {
   readonly requestsPerMinute?: number;
   readonly requestsMax?: number;
   readonly bodyBytesMax?: number;
+  readonly bodyBytesInFlightMax?: number;
   readonly allowPrivateRelays?: boolean;
   /** Stands between the gateway and its ledger. */
   readonly ledgerSeam?: (ledger: Ledger) => Ledger;
@@ -481,7 +482,7 @@ export async function openTestGateway(
       bodyBytesMax: options.bodyBytesMax ?? 1_048_576,
       headerBytesMax: 8_192,
       requestsMax: options.requestsMax ?? 100,
-      bodyBytesInFlightMax: 268_435_456,
+      bodyBytesInFlightMax: options.bodyBytesInFlightMax ?? 268_435_456,
       requestsPerMinute: options.requestsPerMinute ?? 600_000,
       drainMs: options.drainMs ?? 2_000,
       depositMinimumTao: 10_000_000n,

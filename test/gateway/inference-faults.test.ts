@@ -367,6 +367,78 @@ test("no byte leaves before the hold, and the end of a stream not before its set
   assert(text.includes('"usage":{'));
 });
 
+test("a client that leaves before its hold is committed costs nobody anything", async (t) => {
+  const network = testNetwork();
+  const miner = await openTestMiner(t, network);
+  let openHold: () => void = () => undefined;
+  let asked = false;
+  const holdGate = new Promise<void>((resolve) => (openHold = resolve));
+  const gateway = await openTestGateway(t, network, {
+    ledgerSeam: (ledger) => ({
+      ...ledger,
+      hold: async (order) => {
+        const verdict = await ledger.hold(order);
+        asked = true;
+        await holdGate;
+        return verdict;
+      },
+    }),
+  });
+  await untilServing(gateway, 1);
+  const { apiKey, account } = await gateway.customer();
+  const headers = { authorization: `Bearer ${apiKey}`, "content-type": "application/json" };
+  // The account's first request: its hold comes before anybody is asked.
+  const request = httpRequest(`${gateway.url}/v1/chat/completions`, { method: "POST", headers });
+  request.on("error", () => undefined);
+  request.end(chat({ stream: true }));
+  await until("the hold to be asked for", () => asked);
+  const closed = new Promise((resolve) => request.once("close", resolve));
+  request.destroy();
+  await closed;
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  openHold();
+  await until("the hold to be released", async () => {
+    const { heldNusd, chargedNusd } = await gateway.ledger.balance(account);
+    assert.equal(chargedNusd, 0n);
+    return heldNusd === 0n;
+  });
+  assert.equal(miner.upstream.seen.length, 0);
+});
+
+test("one account cannot fill the memory for everybody's bodies", async (t) => {
+  const network = testNetwork();
+  await openTestMiner(t, network);
+  const gateway = await openTestGateway(t, network, {
+    bodyBytesMax: 4_000,
+    bodyBytesInFlightMax: 16_000,
+  });
+  await untilServing(gateway, 1);
+  const [greedy, other] = [await gateway.customer(), await gateway.customer()];
+  const slow = httpRequest(`${gateway.url}/v1/chat/completions`, {
+    method: "POST",
+    headers: {
+      authorization: `Bearer ${greedy.apiKey}`,
+      "content-type": "application/json",
+      "content-length": 4_000,
+    },
+  });
+  slow.on("error", () => undefined);
+  slow.write("{");
+  await until("the second to be refused", async () => {
+    const headers = { authorization: `Bearer ${greedy.apiKey}` };
+    return (await post(gateway, "/v1/chat/completions", chat(), headers)).status === 429;
+  });
+  const headers = { authorization: `Bearer ${other.apiKey}` };
+  assert.equal((await post(gateway, "/v1/chat/completions", chat(), headers)).status, 200);
+  slow.destroy();
+});
+
+test("a body that nobody asked for is refused before it is read", async (t) => {
+  const gateway = await openTestGateway(t, testNetwork());
+  for (const path of ["/v1/accounts", "/v1/deposits", "/v1/nothing"])
+    assert.equal((await post(gateway, path, "x".repeat(20_000))).status, 413, path);
+});
+
 test("shutdown lets a running stream end, and refuses new requests", async (t) => {
   const network = testNetwork();
   const miner = await openTestMiner(t, network);

@@ -15,7 +15,7 @@ import {
 const LIMITS = { contextTokens: 128_000, outputTokensMax: 32_000 };
 const PRICE: Price = { input: 1_000_000_000n, output: 4_000_000_000n, reasoning: 4_000_000_000n };
 const SIZE: RequestSize = {
-  bodyBytes: 300,
+  bodyBytes: 140,
   messages: 1,
   tools: 0,
   attachments: 0,

@@ -1,7 +1,7 @@
 import type { IncomingHttpHeaders, ServerResponse } from "node:http";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { RouterError } from "../../core/errors.ts";
-import { newRequestId } from "../../core/ids.ts";
+import { type AccountId, newRequestId } from "../../core/ids.ts";
 import { SURFACES, type Surface } from "../../core/surface.ts";
 import type { ApiKey, Authenticator } from "../auth.ts";
 import { requestIdsOf } from "../error-answer.ts";
@@ -12,7 +12,7 @@ export interface InferenceDeps {
   /** Takes a request of that key: 0, or the seconds to wait. */
   readonly rateLimit: (keyId: string, nowMs: number) => number;
   /** Makes room for a request. @returns how to leave. @throws RouterError when there is none. */
-  readonly admit: (bodyBytes: number) => () => void;
+  readonly admit: (account: AccountId, bodyBytes: number) => () => void;
   /** Serves one request; answers through `client`, or throws before it began to. */
   readonly serve: (request: InferenceRequest, client: ClientAnswer) => Promise<void>;
   readonly bodyBytesMax: number;
@@ -39,13 +39,13 @@ export function inferenceRoutes(app: FastifyInstance, deps: InferenceDeps): void
     if (raw.headers["content-encoding"] !== undefined)
       throw new RouterError("invalid_request", "Compressed request bodies are not supported.");
     const declared = Number(raw.headers["content-length"] ?? deps.bodyBytesMax);
-    const leave = deps.admit(Math.min(declared, deps.bodyBytesMax));
+    const leave = deps.admit(key.account, Math.min(declared, deps.bodyBytesMax));
     reply.raw.once("close", leave);
     keys.set(request, key);
   };
 
   for (const [surface, { path }] of Object.entries(SURFACES)) {
-    app.post(path, { onRequest }, async (request, reply) => {
+    app.post(path, { onRequest, bodyLimit: deps.bodyBytesMax }, async (request, reply) => {
       const key = keys.get(request);
       const id = requestIdsOf.get(request.raw);
       if (key === undefined || id === undefined) throw new Error("the request was not admitted");
