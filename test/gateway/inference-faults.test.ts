@@ -424,10 +424,11 @@ test("one account cannot fill the memory for everybody's bodies", async (t) => {
   });
   slow.on("error", () => undefined);
   slow.write("{");
-  await until("the second to be refused", async () => {
-    const headers = { authorization: `Bearer ${greedy.apiKey}` };
-    return (await post(gateway, "/v1/chat/completions", chat(), headers)).status === 429;
-  });
+  await until("the slow request to be admitted", async () =>
+    (await gateway.metrics.metrics()).includes("daybreak_gateway_body_bytes 4000"),
+  );
+  const own = { authorization: `Bearer ${greedy.apiKey}` };
+  assert.equal((await post(gateway, "/v1/chat/completions", chat(), own)).status, 429);
   const headers = { authorization: `Bearer ${other.apiKey}` };
   assert.equal((await post(gateway, "/v1/chat/completions", chat(), headers)).status, 200);
   slow.destroy();
