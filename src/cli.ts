@@ -27,6 +27,27 @@ const program = new Command("daybreak")
   .version(version)
   .showHelpAfterError("(daybreak --help lists the commands, daybreak COMMAND --help its options)");
 
+type Options = Readonly<Record<string, string | true | undefined>>;
+
+/** An option for each setting of a table. */
+function addOptions(command: Command, settings: SettingTable): void {
+  for (const [setting, row] of Object.entries(settings)) {
+    const isSwitch = row.parse === flag && row.default === "false";
+    const need = row.optional === true ? "optional" : "required";
+    const note = row.default === undefined ? need : `default: ${row.default || "none"}`;
+    command.option(
+      isSwitch ? flagOf(setting) : `${flagOf(setting)} <value>`,
+      `${row.help} (${row.env}${isSwitch ? "" : `; ${note}`})`,
+    );
+  }
+}
+
+function flagsOf(options: Options): Record<string, string | undefined> {
+  return Object.fromEntries(
+    Object.entries(options).map(([key, value]) => [key, value === true ? "true" : value]),
+  );
+}
+
 /** A command whose options are a service's settings, and which runs that service until a signal. */
 async function serviceCommand<Table extends SettingTable>(
   name: string,
@@ -36,20 +57,9 @@ async function serviceCommand<Table extends SettingTable>(
 ): Promise<void> {
   const settings = { ...table, ...processSettings };
   const command = program.command(name).description(description);
-  for (const [setting, row] of Object.entries<Setting<unknown>>(settings)) {
-    const isSwitch = row.parse === flag && row.default === "false";
-    const need = row.optional === true ? "optional" : "required";
-    const note = row.default === undefined ? need : `default: ${row.default || "none"}`;
-    command.option(
-      isSwitch ? flagOf(setting) : `${flagOf(setting)} <value>`,
-      `${row.help} (${row.env}${isSwitch ? "" : `; ${note}`})`,
-    );
-  }
-  command.action(async (options: Record<string, string | true | undefined>) => {
-    const flags = Object.fromEntries(
-      Object.entries(options).map(([key, value]) => [key, value === true ? "true" : value]),
-    );
-    const service = await open(loadSettings(settings, process.env, flags));
+  addOptions(command, settings);
+  command.action(async (options: Options) => {
+    const service = await open(loadSettings(settings, process.env, flagsOf(options)));
     await runUntilSignal(service, SHUTDOWN_DEADLINE_MS);
   });
 }
@@ -117,6 +127,19 @@ await serviceCommand(
     return await openDevchainService(config, openLogger("devchain", config.logLevel));
   },
 );
+
+const { registerSettings } = await import("./chain/config.ts");
+const register = program.command("register").description("register a hotkey in a subnet");
+addOptions(register, registerSettings);
+register.action(async (options: Options) => {
+  const [{ registerNeuron }, { openLogger }] = await Promise.all([
+    import("./chain/register-neuron.ts"),
+    import("./runtime/logger.ts"),
+  ]);
+  const config = loadSettings(registerSettings, process.env, flagsOf(options));
+  const lines = await registerNeuron(config, openLogger("register", "silent"));
+  process.stdout.write(`${lines.join("\n")}\n`);
+});
 
 program
   .command("ledger")

@@ -15,7 +15,17 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   miner: ["core", "runtime", "attestation", "dialects"],
   validator: ["core", "runtime", "attestation", "usage-log"],
   local: ["core", "runtime", "billing", "gateway", "miner", "validator", ...LIBRARIES],
-  "cli.ts": ["core", "runtime", "billing", "gateway", "miner", "validator", "devchain", "local"],
+  "cli.ts": [
+    "core",
+    "runtime",
+    "billing",
+    "gateway",
+    "miner",
+    "validator",
+    "chain",
+    "devchain",
+    "local",
+  ],
 };
 const MAIN_MAY_IMPORT = ["core", "runtime", "billing", ...LIBRARIES];
 

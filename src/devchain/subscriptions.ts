@@ -13,6 +13,12 @@ import {
 import type { Hex } from "./scale/bytes.ts";
 import type { Changes } from "./state.ts";
 
+/**
+ * Time between the two reports of one extrinsic, in milliseconds. polkadot-js fetches the block for each and drops the first
+ * fetch when the second report comes, so a client that waits for "in block" would wait in vain if they came together.
+ */
+const FINALIZED_DELAY_MS = 150;
+
 /** Open subscriptions of one connection; Substrate nodes allow as many. */
 const SUBSCRIPTIONS_MAX = 1_024;
 /** Storage keys that one connection watches, over all its subscriptions. */
@@ -119,12 +125,16 @@ export function openSubscriptions(chain: Chain): Subscriptions {
       submitted(() =>
         chain.submit(extrinsicParam(bytes), (status) => {
           if (ended) return;
+          if (typeof status === "object" && "finalized" in status) {
+            setTimeout(() => {
+              if (ended) return;
+              push(status);
+              end();
+            }, FINALIZED_DELAY_MS).unref();
+            return;
+          }
           push(status);
-          const isLast =
-            status === "invalid" ||
-            status === "dropped" ||
-            (typeof status === "object" && "finalized" in status);
-          if (isLast) end();
+          if (status === "invalid" || status === "dropped") end();
         }),
       );
       return () => {

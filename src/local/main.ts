@@ -142,6 +142,8 @@ async function openNetwork(
   const netuid = await seedSubnet(chain, secrets);
 
   const simulatedTee = signingKey(secrets.simulatedTeeKey);
+  // For validators that are started beside this network.
+  file.keyFile("simulated-tee-root", JSON.stringify(simulatedTee.jwk));
   const common = { chain: devchain.url, netuid: String(netuid) };
   const gateway = await openGateway(
     loadSettings(
