@@ -201,8 +201,8 @@ test("the hold covers every usage within its own bounds, and affordability is ex
 });
 
 test("inputTokensMaxOf() allows a token per byte, the template, and the whole context for attachments", () => {
-  assert.equal(inputTokensMaxOf(SIZE, LIMITS), 300 + 1_024 + 16);
-  assert.equal(inputTokensMaxOf({ ...SIZE, tools: 2 }, LIMITS), 300 + 1_024 + 16 + 2_048);
+  assert.equal(inputTokensMaxOf(SIZE, LIMITS), 140 + 1_024 + 16);
+  assert.equal(inputTokensMaxOf({ ...SIZE, tools: 2 }, LIMITS), 140 + 1_024 + 16 + 2_048);
   assert.equal(inputTokensMaxOf({ ...SIZE, attachments: 1 }, LIMITS), LIMITS.contextTokens);
 });
 
