@@ -1,4 +1,4 @@
-import { type Ed25519Jwk, verifyingKey } from "../core/jws.ts";
+import { simulatedTeeImages, simulatedTeeRoot } from "../attestation/simulated/settings.ts";
 import { parseNano } from "../core/money.ts";
 import { LOG_LEVELS } from "../runtime/logger.ts";
 import {
@@ -105,13 +105,13 @@ export const gatewaySettings = {
     env: "DAYBREAK_GATEWAY_SIM_TEE_ROOT",
     help: "local networks only: JWK of the Ed25519 key that signs simulated evidence, which protects nothing",
     optional: true,
-    parse: ed25519Jwk,
+    parse: simulatedTeeRoot,
   },
   simTeeImages: {
     env: "DAYBREAK_GATEWAY_SIM_TEE_IMAGES",
     help: "local networks only: accepted image digests, sha256:HEX, separated by commas",
     default: "",
-    parse: images,
+    parse: simulatedTeeImages,
   },
   allowPrivateRelays: {
     env: "DAYBREAK_GATEWAY_ALLOW_PRIVATE_RELAYS",
@@ -182,23 +182,4 @@ function treasury(value: string): string {
   if (!/^(0x)?[0-9a-f]{64}$/i.test(value) && !/^[1-9A-HJ-NP-Za-km-z]{46,49}$/.test(value))
     throw new Error("an ss58 address or 64 hex digits");
   return value;
-}
-
-function ed25519Jwk(value: string): Ed25519Jwk {
-  let json: unknown;
-  try {
-    json = JSON.parse(value);
-  } catch {
-    json = undefined;
-  }
-  const key = verifyingKey(json);
-  if (key === undefined) throw new Error('an Ed25519 JWK: {"kty":"OKP","crv":"Ed25519","x":"…"}');
-  return key.jwk;
-}
-
-function images(value: string): readonly string[] {
-  const digests = value.split(",").filter((part) => part !== "");
-  if (!digests.every((digest) => /^sha256:[0-9a-f]{64}$/.test(digest)))
-    throw new Error("sha256: and 64 hex digits, separated by commas");
-  return digests;
 }

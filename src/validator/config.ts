@@ -1,4 +1,4 @@
-import { type Ed25519Jwk, verifyingKey } from "../core/jws.ts";
+import { simulatedTeeImages, simulatedTeeRoot } from "../attestation/simulated/settings.ts";
 import { parseNano } from "../core/money.ts";
 import { integer, type Setting, type SettingsOf, text, url } from "../runtime/settings.ts";
 
@@ -72,13 +72,13 @@ export const validatorSettings = {
     env: "DAYBREAK_VALIDATOR_SIM_TEE_ROOT",
     help: "local networks only: JWK of the Ed25519 key that signs simulated evidence, which protects nothing",
     optional: true,
-    parse: ed25519Jwk,
+    parse: simulatedTeeRoot,
   },
   simTeeImages: {
     env: "DAYBREAK_VALIDATOR_SIM_TEE_IMAGES",
     help: "local networks only: accepted image digests, sha256:HEX, separated by commas; default: the simulated one",
     default: "",
-    parse: images,
+    parse: simulatedTeeImages,
   },
 } as const satisfies Record<string, Setting<unknown>>;
 
@@ -90,23 +90,4 @@ function fixedRate(value: string): bigint {
   if (rate === undefined || rate <= 0n)
     throw new Error("fixed: and a positive amount of US dollars");
   return rate;
-}
-
-function ed25519Jwk(value: string): Ed25519Jwk {
-  let json: unknown;
-  try {
-    json = JSON.parse(value);
-  } catch {
-    json = undefined;
-  }
-  const key = verifyingKey(json);
-  if (key === undefined) throw new Error('an Ed25519 JWK: {"kty":"OKP","crv":"Ed25519","x":"…"}');
-  return key.jwk;
-}
-
-function images(value: string): readonly string[] {
-  const digests = value.split(",").filter((part) => part !== "");
-  if (!digests.every((digest) => /^sha256:[0-9a-f]{64}$/.test(digest)))
-    throw new Error("sha256: and 64 hex digits, separated by commas");
-  return digests;
 }
