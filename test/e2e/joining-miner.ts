@@ -183,7 +183,9 @@ export async function startRogueRelay(
                 url.searchParams.get("nonce") ?? undefined,
               ),
             ),
-          );
+          )
+          // The chain is closed while the gateway still asks.
+          .catch(() => response.destroy());
       } else if (url.pathname === "/v1/quotes") {
         json({ quotes: quotes.current() });
       } else {
