@@ -1,6 +1,6 @@
-import { createHash } from "node:crypto";
 import { type EnclaveId, type Hotkey, hotkeyOf, type RequestId, requestIdOf } from "./ids.ts";
-import { decodeJws, type SigningKey, signJws, type VerifyingKey, verifyJws } from "./jws.ts";
+import type { VerifyingKey } from "./jws.ts";
+import type { UnverifiedClaims } from "./signed-claims.ts";
 import { isSurface, type Surface } from "./surface.ts";
 
 /** Seconds a grant may live: longer than a slow hand-over, shorter than anything worth stealing. */
@@ -32,15 +32,6 @@ export interface Grant {
   readonly sealed_by: "gateway";
 }
 
-export function signGrant(grant: Grant, key: SigningKey): string {
-  return signJws("grant+jwt", grant, key);
-}
-
-/** Base64url SHA-256 of the grant token: how a receipt names the grant it spent. */
-export function grantHashOf(token: string): string {
-  return createHash("sha256").update(token).digest("base64url");
-}
-
 export type GrantRefusal =
   | "malformed"
   | "unknown_signer"
@@ -52,21 +43,20 @@ export type GrantRefusal =
 /**
  * Checks everything about a grant that does not need the request or memory of earlier grants.
  *
+ * @param claims a `grant` token taken apart by `decodeClaims`.
  * @param keyOf the gateway's key of that id, when it is one the relay serves.
  */
 export function checkGrant(
-  token: string,
+  claims: UnverifiedClaims | undefined,
   enclave: EnclaveId,
   keyOf: (kid: string) => VerifyingKey | undefined,
   nowSeconds: number,
 ): { ok: true; grant: Grant } | { ok: false; refusal: GrantRefusal } {
-  const kid = decodeJws(token)?.kid;
-  if (kid === undefined) return { ok: false, refusal: "malformed" };
-  const key = keyOf(kid);
+  if (claims === undefined) return { ok: false, refusal: "malformed" };
+  const key = keyOf(claims.kid);
   if (key === undefined) return { ok: false, refusal: "unknown_signer" };
-  const payload = verifyJws(token, "grant+jwt", key);
-  if (payload === undefined) return { ok: false, refusal: "bad_signature" };
-  const grant = grantFromJson(payload);
+  if (!claims.isSigned("grant", key)) return { ok: false, refusal: "bad_signature" };
+  const grant = grantFromJson(claims.payload);
   if (grant === undefined) return { ok: false, refusal: "malformed" };
   if (grant.aud !== enclave) return { ok: false, refusal: "not_for_this_enclave" };
   if (grant.exp <= nowSeconds || grant.iat > nowSeconds + GRANT_LIFE_SECONDS_MAX)

@@ -1,6 +1,4 @@
-import { createHash } from "node:crypto";
 import { type EnclaveId, type Hotkey, hotkeyOf, type RequestId, requestIdOf } from "./ids.ts";
-import { type SigningKey, signJws } from "./jws.ts";
 import { type Usage, usageFromJson } from "./pricing.ts";
 
 export const RECEIPT_STATUSES = [
@@ -26,7 +24,7 @@ export interface Receipt {
   readonly rid: RequestId;
   /** Epoch named by the grant. */
   readonly e: number;
-  /** Base64url SHA-256 of the grant token. */
+  /** `claimsHashOf` the grant. */
   readonly grant: string;
   /** The enclave: base64url SHA-256 of its statement. */
   readonly att: EnclaveId;
@@ -52,18 +50,9 @@ export interface Receipt {
   readonly bytes: { readonly in: number; readonly out: number };
   /** Milliseconds to the first response byte and to the last. */
   readonly t: { readonly ttft: number; readonly dur: number };
-  /** Position in this enclave's chain, from 0, and base64url SHA-256 of the receipt before (empty at 0). */
+  /** Position in this enclave's chain, from 0, and `claimsHashOf` the receipt before (empty at 0). */
   readonly seq: number;
   readonly prev: string;
-}
-
-export function signReceipt(receipt: Receipt, key: SigningKey): string {
-  return signJws("usage-receipt+jwt", receipt, key);
-}
-
-/** Base64url SHA-256 of a receipt token: what the next receipt's `prev` and the countersignature name. */
-export function receiptHashOf(token: string): string {
-  return createHash("sha256").update(token).digest("base64url");
 }
 
 /** Checks the shape of a verified receipt payload. @returns undefined if any field is missing or out of range. */
@@ -150,11 +139,11 @@ export function receiptFromJson(json: Readonly<Record<string, unknown>>): Receip
 
 /**
  * What the gateway adds when it appends a receipt to the log. A leaf of the log is the receipt token, a newline, and
- * this, signed as `countersign+jwt`.
+ * this, signed as `countersign`.
  */
 export interface Countersignature {
   readonly v: 1;
-  /** `receiptHashOf` the receipt. */
+  /** `claimsHashOf` the receipt. */
   readonly receipt: string;
   /** The miner's amount, nano-USD, decimal. */
   readonly amt: string;
@@ -162,10 +151,6 @@ export interface Countersignature {
   readonly payer_tag: string;
   /** Whether free credit paid; such usage earns nothing. */
   readonly promo: boolean;
-}
-
-export function signCountersignature(countersignature: Countersignature, key: SigningKey): string {
-  return signJws("countersign+jwt", countersignature, key);
 }
 
 /** @returns undefined if any field is missing or malformed. */

@@ -20,9 +20,11 @@ import { type Closable, closeAll } from "../runtime/shutdown.ts";
 import { openUsageLogWriter } from "../usage-log/writer.ts";
 import { buildGateway } from "./app.ts";
 import { authenticator } from "./auth.ts";
+import { claimsSigner } from "./claims-signer.ts";
 import type { GatewayConfig } from "./config.ts";
 import { gatewayMetrics } from "./gateway-metrics.ts";
 import { keyUsageReader } from "./key-usage.ts";
+import { leafWriter, payerTags } from "./log-leaf.ts";
 import { type LogChain, type LogPublisher, openLogPublisher } from "./log-publisher.ts";
 import { memoryBudget } from "./memory-budget.ts";
 import { type DirectoryChain, openMinerDirectory } from "./miner-directory.ts";
@@ -33,7 +35,7 @@ import { rateLimiter } from "./rate-limit.ts";
 import { openRecovery } from "./recover-requests.ts";
 import { announceRunning, newRunKey } from "./running-gateway.ts";
 import { requestServer } from "./serve-request.ts";
-import { payerTags, settler } from "./settle-request.ts";
+import { settler } from "./settle-request.ts";
 import { sideFiles } from "./side-files.ts";
 import { openValidatorReports, type ReportChain } from "./validator-reports.ts";
 
@@ -144,8 +146,11 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
       bodyBytes: memory.used,
       minersServing: () => directory.serving().length,
     });
-    const payerTagOf = payerTags(payerTagSecretOf(signingKey));
-    const settle = settler({ ledger, gatewayKey: signingKey, payerTagOf, log, nowMs });
+    const leafOf = leafWriter(
+      claimsSigner("countersign", signingKey),
+      payerTags(payerTagSecretOf(signingKey)),
+    );
+    const settle = settler({ ledger, gatewayKey: signingKey, leafOf, log, nowMs });
     opened.push({
       close: async () => {
         settle.abort();
@@ -166,7 +171,8 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
       started: (candidate, model) => router.started(candidate, model),
       payingEpoch: () => payingEpoch(),
       issuer: parts.hotkey,
-      grantKey: signingKey,
+      signGrant: claimsSigner("grant", signingKey),
+      gatewayKeyId: signingKey.kid,
       markupBps: config.markupBps,
       memory,
       metrics,
@@ -304,7 +310,7 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
         }),
         sideFiles: side,
         gatewayKey: signingKey,
-        payerTagOf,
+        leafOf,
         markupBps: config.markupBps,
         log,
         nowMs,

@@ -3,9 +3,9 @@ import type { Ledger, LogEpoch } from "../billing/ledger.ts";
 import { encodeLogRoot, type LogRoot } from "../core/commitment.ts";
 import { payingEpochOf } from "../core/epoch.ts";
 import { type Hotkey, hotkeyOf } from "../core/ids.ts";
-import { decodeJws } from "../core/jws.ts";
 import { CATALOGUE_VERSION } from "../core/models.ts";
 import { countersignatureFromJson } from "../core/receipt.ts";
+import { decodeClaims } from "../core/signed-claims.ts";
 import type { Logger } from "../runtime/logger.ts";
 import type { Closable } from "../runtime/shutdown.ts";
 import { encodeEpochFile, epochFileHashOf } from "../usage-log/epoch-file.ts";
@@ -253,8 +253,8 @@ async function sumsOf(
 /** The credit in a leaf that this gateway wrote itself. */
 function earnedBy(leaf: string): { hotkey: Hotkey; amount: bigint } | undefined {
   const [receipt = "", countersignature = ""] = leaf.split("\n");
-  const hotkey = hotkeyOf(decodeJws(receipt)?.payload["iss"]);
-  const countersigned = decodeJws(countersignature)?.payload;
+  const hotkey = hotkeyOf(decodeClaims(receipt)?.payload["iss"]);
+  const countersigned = decodeClaims(countersignature)?.payload;
   const parsed = countersigned === undefined ? undefined : countersignatureFromJson(countersigned);
   if (hotkey === undefined || parsed === undefined || parsed.promo) return undefined;
   const amount = BigInt(parsed.amt);

@@ -1,23 +1,18 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type { OpenHold } from "../billing/ledger.ts";
 import { attemptIdOf, type EnclaveId, type RequestId } from "../core/ids.ts";
-import { decodeJws, type SigningKey, verifyJwsAsync } from "../core/jws.ts";
+import type { SigningKey } from "../core/jws.ts";
 import { modelOf } from "../core/models.ts";
 import { nanoUsd } from "../core/money.ts";
 import { parseQuote, quoteHashOf } from "../core/quote.ts";
-import { type Receipt, receiptFromJson, receiptHashOf } from "../core/receipt.ts";
+import { type Receipt, receiptFromJson } from "../core/receipt.ts";
+import { claimsHashOf, decodeClaims } from "../core/signed-claims.ts";
 import type { Logger } from "../runtime/logger.ts";
 import type { Closable } from "../runtime/shutdown.ts";
+import type { LeafWriter } from "./log-leaf.ts";
 import type { RelayConnection } from "./relay-connection.ts";
 import { ATTEMPTS_PER_REQUEST_MAX } from "./serve-request.ts";
-import {
-  amountsOf,
-  type GenerationRow,
-  leafFor,
-  type PayerTagOf,
-  pullReceipt,
-  type SettleLedger,
-} from "./settle-request.ts";
+import { amountsOf, type GenerationRow, pullReceipt, type SettleLedger } from "./settle-request.ts";
 import type { SideFiles } from "./side-files.ts";
 
 const INTERVAL_MS = 2_000;
@@ -38,7 +33,7 @@ interface RecoveryOptions {
   readonly relays: () => { readonly known: readonly RelayConnection[]; readonly all: boolean };
   readonly sideFiles: SideFiles;
   readonly gatewayKey: SigningKey;
-  readonly payerTagOf: PayerTagOf;
+  readonly leafOf: LeafWriter;
   readonly markupBps: number;
   readonly log: Logger;
   readonly nowMs: () => number;
@@ -88,12 +83,13 @@ export function openRecovery(options: RecoveryOptions): Recovery {
     rid: RequestId,
     n: number,
   ): Promise<FoundReceipt | undefined> => {
-    const claimed = decodeJws(token)?.payload["att"];
+    const claims = decodeClaims(token);
+    const claimed = claims?.payload["att"];
     if (typeof claimed !== "string" || !/^[\w-]{43}$/.test(claimed)) return undefined;
     const key = await options.sideFiles.receiptKeyOf(claimed as EnclaveId);
-    if (key === undefined) return undefined;
-    const payload = await verifyJwsAsync(token, "usage-receipt+jwt", key);
-    const receipt = payload && receiptFromJson(payload);
+    if (claims === undefined || key === undefined || !claims.isSigned("usage-receipt", key))
+      return undefined;
+    const receipt = receiptFromJson(claims.payload);
     if (receipt?.rid !== rid || receipt.aud !== options.gatewayKey.kid) return undefined;
     const text = await options.sideFiles.quoteTextOf(receipt.quote);
     const quote = text === undefined ? undefined : parseQuote(text);
@@ -121,7 +117,7 @@ export function openRecovery(options: RecoveryOptions): Recovery {
       upstreamModel: receipt.upm,
       ttftMs: receipt.t.ttft,
       durationMs: receipt.t.dur,
-      receiptHash: receiptHashOf(token),
+      receiptHash: claimsHashOf(token),
       receiptSalt: salt,
       receipt: token,
       attempts: found.attempts,
@@ -132,7 +128,12 @@ export function openRecovery(options: RecoveryOptions): Recovery {
       minerAmount: amounts.minerAmount,
       miner: receipt.iss,
       epoch: receipt.e,
-      leaf: leafFor(options, token, amounts.minerAmount, hold.account, receipt.e),
+      leaf: await options.leafOf({
+        receiptToken: token,
+        amount: amounts.minerAmount,
+        account: hold.account,
+        epoch: receipt.e,
+      }),
       row,
     });
     log.info({ request: hold.request, miner: receipt.iss, result }, "hold.recovered");

@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import type { HoldVerdict, Ledger } from "../billing/ledger.ts";
 import { RouterError } from "../core/errors.ts";
-import { GRANT_LIFE_SECONDS_MAX, grantHashOf, signGrant } from "../core/grant.ts";
+import { GRANT_LIFE_SECONDS_MAX, type Grant } from "../core/grant.ts";
 import {
   type AccountId,
   attemptIdOf,
@@ -9,7 +9,6 @@ import {
   type Hotkey,
   type RequestId,
 } from "../core/ids.ts";
-import type { SigningKey } from "../core/jws.ts";
 import { type Model, modelOf } from "../core/models.ts";
 import { inputTokensOf, outputTokensOf } from "../core/pricing.ts";
 import type { PriceQuote } from "../core/quote.ts";
@@ -20,6 +19,7 @@ import { forUpstream, withoutGatewayFields } from "../dialects/splice-request.ts
 import type { Logger } from "../runtime/logger.ts";
 import { type Attempt, type AttemptEnd, startAttempt } from "./attempt.ts";
 import type { ApiKey } from "./auth.ts";
+import type { ClaimsSigner, SignedClaims } from "./claims-signer.ts";
 import type { GatewayMetrics } from "./gateway-metrics.ts";
 import type { MemoryBudget } from "./memory-budget.ts";
 import type { Ceiling, Unaffordable } from "./price-ceiling.ts";
@@ -108,7 +108,9 @@ export interface ServeDeps {
   /** Index of the epoch that will pay for what is dispatched now. */
   readonly payingEpoch: () => number;
   readonly issuer: Hotkey;
-  readonly grantKey: SigningKey;
+  readonly signGrant: ClaimsSigner<Grant>;
+  /** Key id with which grants are signed. */
+  readonly gatewayKeyId: string;
   readonly markupBps: number;
   readonly memory: MemoryBudget;
   readonly metrics: GatewayMetrics;
@@ -135,6 +137,8 @@ interface Work {
   reserved: number;
   current: Attempt | undefined;
   gone: boolean;
+  /** The hold was refused, or is smaller than planned. */
+  holdChanged: boolean;
   /** How it ended, once the answer has begun. */
   result: string;
 }
@@ -230,28 +234,31 @@ export function requestServer(
     });
   };
 
-  const startTry = (work: Work, candidate: Candidate, n: number): Try => {
-    const { request, facts, ceiling } = work;
+  const grantFor = async (
+    work: Work,
+    candidate: Candidate,
+    rid: RequestId,
+  ): Promise<SignedClaims> => {
     const nowSeconds = Math.floor(deps.nowMs() / 1_000);
-    const rid = attemptIdOf(request.id, n);
-    const grant = signGrant(
-      {
-        v: 1,
-        iss: deps.issuer,
-        aud: candidate.relay.peer.enclave,
-        rid,
-        iat: nowSeconds,
-        exp: nowSeconds + GRANT_LIFE_SECONDS_MAX,
-        e: work.epoch,
-        surface: request.surface,
-        model: work.model.id,
-        max_out: ceiling.maxOutputTokens,
-        quote: candidate.quoteHash,
-        req: work.bodyHash,
-        sealed_by: "gateway",
-      },
-      deps.grantKey,
-    );
+    return await deps.signGrant({
+      v: 1,
+      iss: deps.issuer,
+      aud: candidate.relay.peer.enclave,
+      rid,
+      iat: nowSeconds,
+      exp: nowSeconds + GRANT_LIFE_SECONDS_MAX,
+      e: work.epoch,
+      surface: work.request.surface,
+      model: work.model.id,
+      max_out: work.ceiling.maxOutputTokens,
+      quote: candidate.quoteHash,
+      req: work.bodyHash,
+      sealed_by: "gateway",
+    });
+  };
+
+  const startTry = (work: Work, candidate: Candidate, rid: RequestId, grant: SignedClaims): Try => {
+    const { request, facts, ceiling } = work;
     const tell = deps.started(candidate, work.model);
     const attempt = startAttempt(
       candidate.relay,
@@ -262,7 +269,7 @@ export function requestServer(
           ...request.upstreamHeaders,
           "content-type": "application/json",
           accept: facts.stream ? "text/event-stream" : "application/json",
-          "daybreak-grant": grant,
+          "daybreak-grant": grant.token,
         },
         body: work.body,
       },
@@ -290,11 +297,11 @@ export function requestServer(
         work: {
           miner: candidate.hotkey,
           enclave: candidate.relay.peer.enclave,
-          gatewayKeyId: deps.grantKey.kid,
+          gatewayKeyId: deps.gatewayKeyId,
           rid,
           epoch: work.epoch,
           model: work.model.id,
-          grantHash: grantHashOf(grant),
+          grantHash: grant.hash,
           quoteHash: candidate.quoteHash,
           price: candidate.quote.price,
           markupBps: deps.markupBps,
@@ -323,9 +330,18 @@ export function requestServer(
     for (let n = 0; n < ATTEMPTS_PER_REQUEST_MAX; n++) {
       const candidate = candidates[next];
       if (candidate === undefined) break;
-      // An attempt that starts now would have nobody to abort it.
+      const rid = attemptIdOf(work.request.id, n);
+      const grant = await grantFor(work, candidate, rid);
+      // An attempt that starts now would have nobody to abort it: whoever would have has come and found none.
       if (work.gone) return undefined;
-      const current = startTry(work, candidate, n);
+      if (work.holdChanged) {
+        const ceiling = await held;
+        if (ceiling !== work.ceiling) {
+          work.ceiling = ceiling;
+          continue;
+        }
+      }
+      const current = startTry(work, candidate, rid, grant);
       const opening = await current.attempt.opened;
       const ceiling = await heldOrAborted(held, current);
       if (ceiling !== work.ceiling) {
@@ -498,6 +514,7 @@ export function requestServer(
       reserved: 0,
       current: undefined,
       gone: false,
+      holdChanged: false,
       result: "ok",
     };
   };
@@ -513,12 +530,13 @@ export function requestServer(
     const trusted = standsWell(request.key.account);
     const held = openHold(work);
     const planned = work.ceiling;
-    held.then(
-      (ceiling) => {
-        if (ceiling !== planned) work.current?.abort();
-      },
-      () => work.current?.abort(),
-    );
+    const onHoldChanged = (): void => {
+      work.holdChanged = true;
+      work.current?.abort();
+    };
+    held.then((ceiling) => {
+      if (ceiling !== planned) onHoldChanged();
+    }, onHoldChanged);
     try {
       if (!trusted) work.ceiling = await held;
       const current = await openAnswer(work, held);

@@ -1,20 +1,16 @@
-import { createHmac } from "node:crypto";
 import { setTimeout as delay } from "node:timers/promises";
 import type { Ledger, SettledRow, SettleOrder } from "../billing/ledger.ts";
 import type { AccountId, RequestId } from "../core/ids.ts";
-import { type SigningKey, signJws, verifyJwsAsync } from "../core/jws.ts";
+import { type SigningKey, signJws } from "../core/jws.ts";
 import type { NanoUsd } from "../core/money.ts";
 import { chargeOf, minerAmountOf } from "../core/pricing.ts";
 import type { PriceQuote } from "../core/quote.ts";
-import {
-  type Receipt,
-  receiptFromJson,
-  receiptHashOf,
-  signCountersignature,
-} from "../core/receipt.ts";
+import { type Receipt, receiptFromJson } from "../core/receipt.ts";
+import { claimsHashOf, verifyClaims } from "../core/signed-claims.ts";
 import type { Logger } from "../runtime/logger.ts";
 import type { AttemptEnd } from "./attempt.ts";
 import { checkReceipt, type GrantedWork, type SeenAnswer } from "./check-receipt.ts";
+import type { LeafWriter } from "./log-leaf.ts";
 import type { RelayConnection } from "./relay-connection.ts";
 
 /** How long a receipt that did not come with the answer is asked for, in milliseconds. No receipt, no pay. */
@@ -91,7 +87,7 @@ export interface Settler {
 interface SettlerDeps {
   readonly ledger: SettleLedger;
   readonly gatewayKey: SigningKey;
-  readonly payerTagOf: PayerTagOf;
+  readonly leafOf: LeafWriter;
   readonly log: Logger;
   readonly nowMs: () => number;
 }
@@ -121,14 +117,14 @@ export function settler(deps: SettlerDeps): Settler {
     background.add(done);
   };
 
-  const check = async (
+  const check = (
     token: string,
     salt: string,
     expectation: ReceiptExpectation,
     end: AttemptEnd,
-  ): Promise<ReceiptVerdict> => {
+  ): ReceiptVerdict => {
     const { receiptKey } = expectation.relay.peer;
-    const payload = await verifyJwsAsync(token, "usage-receipt+jwt", receiptKey);
+    const payload = verifyClaims(token, "usage-receipt", receiptKey);
     if (payload === undefined) return { ok: false, refusal: "receipt_bad_signature" };
     const receipt = receiptFromJson(payload);
     if (receipt === undefined) return { ok: false, refusal: "receipt_malformed" };
@@ -152,7 +148,7 @@ export function settler(deps: SettlerDeps): Settler {
         deps.gatewayKey,
         nowMs(),
       );
-      if (typeof found !== "string") return await check(found.token, found.salt, expectation, end);
+      if (typeof found !== "string") return check(found.token, found.salt, expectation, end);
       if (nowMs() + waitMs > deadlineMs || stopping.signal.aborted)
         return { ok: false, refusal: "receipt_missing" };
       await pause(waitMs, stopping.signal);
@@ -167,10 +163,14 @@ export function settler(deps: SettlerDeps): Settler {
   ): Promise<ReceiptVerdict> =>
     end.receipt === undefined
       ? await pull(expectation, end, nowMs() + waitMs)
-      : await check(end.receipt, end.receiptSalt ?? "", expectation, end);
+      : check(end.receipt, end.receiptSalt ?? "", expectation, end);
 
-  const leafOf = (checked: CheckedReceipt, amount: bigint, expectation: ReceiptExpectation) =>
-    leafFor(deps, checked.token, amount, expectation.account, checked.receipt.e);
+  const leafOf = async (
+    { token, receipt }: CheckedReceipt,
+    amount: bigint,
+    { account }: ReceiptExpectation,
+  ): Promise<string> =>
+    await deps.leafOf({ receiptToken: token, amount, account, epoch: receipt.e });
 
   /** @returns false if the ledger did not answer in time; it may still do as it was told. */
   const pay = async (
@@ -185,7 +185,7 @@ export function settler(deps: SettlerDeps): Settler {
       minerAmount: checked.minerAmount,
       miner: checked.receipt.iss,
       epoch: checked.receipt.e,
-      leaf: leafOf(checked, checked.minerAmount, expectation),
+      leaf: await leafOf(checked, checked.minerAmount, expectation),
       row: settledRowOf(checked, expectation, end),
     };
     const done = await untilAnswered(() => ledger.settle(order), nowMs() + waitMs);
@@ -293,9 +293,9 @@ export function settler(deps: SettlerDeps): Settler {
       const { receipt } = end;
       if (receipt === undefined) return;
       const note = async (): Promise<void> => {
-        const verdict = await check(receipt, end.receiptSalt ?? "", expectation, end);
+        const verdict = check(receipt, end.receiptSalt ?? "", expectation, end);
         if (!verdict.ok) return;
-        const leaf = leafOf(verdict.checked, 0n, expectation);
+        const leaf = await leafOf(verdict.checked, 0n, expectation);
         await untilAnswered(
           () => ledger.note(leaf, verdict.checked.receipt.e),
           nowMs() + LEDGER_DEADLINE_MS,
@@ -359,47 +359,6 @@ export function amountsOf(
   };
 }
 
-/** How leaves name a payer: equal for one account within one epoch, unlinkable across epochs without the secret. */
-export type PayerTagOf = (account: AccountId, epoch: number) => string;
-
-/** Accounts whose tags are remembered: an HMAC costs more than 100 µs with OpenSSL 3. */
-const PAYER_TAGS_MAX = 10_000;
-
-export function payerTags(secret: Buffer): PayerTagOf {
-  const tags = new Map<string, string>();
-  return (account, epoch) => {
-    const name = `${epoch}/${account}`;
-    let tag = tags.get(name);
-    if (tag === undefined) {
-      tag = createHmac("sha256", secret).update(`epoch/${name}`).digest("base64url").slice(0, 22);
-      if (tags.size >= PAYER_TAGS_MAX) tags.clear();
-      tags.set(name, tag);
-    }
-    return tag;
-  };
-}
-
-/** A leaf of the usage log: the receipt and the gateway's signature beside it. */
-export function leafFor(
-  keys: { readonly gatewayKey: SigningKey; readonly payerTagOf: PayerTagOf },
-  token: string,
-  amount: bigint,
-  account: AccountId,
-  epoch: number,
-): string {
-  const countersignature = signCountersignature(
-    {
-      v: 1,
-      receipt: receiptHashOf(token),
-      amt: amount.toString(),
-      payer_tag: keys.payerTagOf(account, epoch),
-      promo: false,
-    },
-    keys.gatewayKey,
-  );
-  return `${token}\n${countersignature}`;
-}
-
 function settledRowOf(
   { token, salt, receipt }: CheckedReceipt,
   expectation: ReceiptExpectation,
@@ -416,7 +375,7 @@ function settledRowOf(
     upstreamModel: receipt.upm,
     ttftMs: end.firstContentMs ?? receipt.t.ttft,
     durationMs: end.durationMs ?? receipt.t.dur,
-    receiptHash: receiptHashOf(token),
+    receiptHash: claimsHashOf(token),
     receiptSalt: salt,
     receipt: token,
     attempts: Number.parseInt(expectation.work.rid.slice(-2), 16) + 1,

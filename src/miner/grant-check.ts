@@ -1,8 +1,9 @@
-import { createHash } from "node:crypto";
+import { hash } from "node:crypto";
 import { checkGrant, type Grant, type GrantRefusal } from "../core/grant.ts";
 import type { EnclaveId, RequestId } from "../core/ids.ts";
-import { decodeJws, type VerifyingKey } from "../core/jws.ts";
+import type { VerifyingKey } from "../core/jws.ts";
 import type { Model } from "../core/models.ts";
+import { decodeClaims } from "../core/signed-claims.ts";
 import type { Surface } from "../core/surface.ts";
 
 /** Why a request may not use the upstream. Sent to the gateway as `error.refusal`. */
@@ -34,12 +35,12 @@ export function checkGrantHeader(
   nowSeconds: number,
 ): GrantVerdict {
   if (token === undefined) return { ok: false, refusal: "missing" };
-  const unverified = decodeJws(token);
+  const unverified = decodeClaims(token);
   if (unverified === undefined) return { ok: false, refusal: "malformed" };
   const named = enclaves.find((enclave) => enclave === unverified.payload["aud"]);
   const enclave = named ?? enclaves[0];
   if (enclave === undefined) return { ok: false, refusal: "not_for_this_enclave" };
-  const checked = checkGrant(token, enclave, keyOf, nowSeconds);
+  const checked = checkGrant(unverified, enclave, keyOf, nowSeconds);
   if (!checked.ok) return checked;
   if (checked.grant.surface !== surface) return { ok: false, refusal: "other_surface" };
   return { ok: true, grant: checked.grant, signer: unverified.kid };
@@ -55,7 +56,7 @@ export interface RequestedWork {
 
 /** Whether the grant was given for exactly these bytes. Asked before the body is parsed. */
 export function isGrantedBody(grant: Grant, body: Uint8Array): boolean {
-  return createHash("sha256").update(body).digest("base64url") === grant.req;
+  return hash("sha256", body, "base64url") === grant.req;
 }
 
 /**

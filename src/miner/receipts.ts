@@ -2,10 +2,11 @@
  * The receipts of a relay, on disk before the answer ends: a gateway that lost one, or died before it settled, pulls it
  * again. One JSON line each, never edited:
  *
- *   {"att":<enclave id>,"seq":<n>,"rid":<request id>,"salt":<32 hex digits>,"token":<JWS>}
+ *   {"att":<enclave id>,"seq":<n>,"rid":<request id>,"salt":<32 hex digits>,"token":<signed claims>}
  *
- * A line is written with one system call before the trailer is sent, so it survives the death of the process; the disk
- * is synchronised once a second, so a power failure may cost the last second, which costs the miner and nobody else.
+ * Requests that end in one turn of the event loop share a signature and a system call, before any of their trailers is
+ * sent; so a receipt that was sent survives the death of the process. The disk is synchronised once a second, so a power
+ * failure may cost the last second, which costs the miner and nobody else.
  *
  * @module
  */
@@ -22,10 +23,18 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import type { EnclaveId, RequestId } from "../core/ids.ts";
-import { receiptHashOf } from "../core/receipt.ts";
+import type { SigningKey } from "../core/jws.ts";
+import {
+  BATCH_CLAIMS_MAX,
+  claimsHashOf,
+  type EncodedClaims,
+  encodeClaims,
+  signClaims,
+} from "../core/signed-claims.ts";
 import type { Logger } from "../runtime/logger.ts";
 import { makeFolder } from "../runtime/make-folder.ts";
 import type { Closable } from "../runtime/shutdown.ts";
+import { turnBatch } from "../runtime/turn-batch.ts";
 
 /** A receipt as it travels: the salt opens the hashes of the bodies for whoever has them. */
 export interface StoredReceipt {
@@ -44,19 +53,24 @@ const FILE_NAME = "receipts.jsonl";
 /** Every how many receipts of an enclave the place in the file is remembered. */
 const MARK_EVERY = 256;
 
+/** A receipt to make. */
+export interface ReceiptOrder {
+  readonly enclave: EnclaveId;
+  readonly rid: RequestId;
+  readonly salt: string;
+  /** The enclave's receipt key. */
+  readonly key: SigningKey;
+  /** Gets the position in the enclave's chain and `claimsHashOf` the receipt before. */
+  readonly claimsAt: (seq: number, prev: string) => object;
+}
+
 export interface ReceiptStore extends Closable {
   /**
    * Numbers, signs and stores the next receipt of an enclave.
    *
-   * @param sign gets the position in the chain and the hash of the receipt before, and returns the signed receipt.
-   * @throws Error if it could not be written; the chain has not moved then.
+   * @throws Error if it could not be made or written; the chain has not moved for it then.
    */
-  append(
-    enclave: EnclaveId,
-    rid: RequestId,
-    salt: string,
-    sign: (seq: number, prev: string) => string,
-  ): StoredReceipt;
+  append(order: ReceiptOrder): Promise<StoredReceipt>;
   /** The receipt of a request, also from earlier boots. */
   byRequest(rid: RequestId): Promise<StoredReceipt | undefined>;
   /** Receipts of one enclave with `seq` above `after` (−1 for all), in order, at most 256. */
@@ -105,7 +119,7 @@ export async function openReceiptStore(
     if (line.seq === chain.nextSeq) {
       if (line.seq % MARK_EVERY === 0) chain.marks.push(offset);
       chain.nextSeq = line.seq + 1;
-      chain.prev = receiptHashOf(line.token);
+      chain.prev = claimsHashOf(line.token);
     }
     offsets.set(line.rid, offset);
     if (offsets.size > indexedMax) {
@@ -142,30 +156,87 @@ export async function openReceiptStore(
   timer.unref();
   let closed = false;
 
-  const write = (text: string): number => {
+  /** @returns how many bytes of `text` reached the file, from which offset, and why not all of them. */
+  const write = (text: string): { offset: number; written: number; error?: unknown } => {
+    const start = torn ? 1 : 0;
     const bytes = Buffer.from(torn ? `\n${text}` : text);
-    const offset = size + (torn ? 1 : 0);
+    const offset = size + start;
     let written = 0;
     try {
       while (written < bytes.length) written += writeSync(fd, bytes, written);
+      return { offset, written: written - start };
+    } catch (error) {
+      return { offset, written: written - start, error };
     } finally {
       size += written;
-      torn = written === 0 ? torn : written < bytes.length;
+      torn = written === 0 ? torn : bytes[written - 1] !== 0x0a;
+      dirty = true;
     }
-    dirty = true;
-    return offset;
   };
 
+  /** Stores receipts of one enclave. A disk that fills up midway keeps the lines that it took whole. */
+  const appendChained = (orders: readonly ReceiptOrder[]): (StoredReceipt | Error)[] => {
+    const results: (StoredReceipt | Error)[] = [];
+    const numbered: { order: ReceiptOrder; seq: number; claims: EncodedClaims; at: number }[] = [];
+    const [first] = orders;
+    const chain = first === undefined ? undefined : chains.get(first.enclave);
+    let seq = chain?.nextSeq ?? 0;
+    let prev = chain?.prev ?? "";
+    orders.forEach((order, at) => {
+      try {
+        const claims = encodeClaims(order.claimsAt(seq, prev));
+        numbered.push({ order, seq, claims, at });
+        prev = claims.leaf.toString("base64url");
+        seq += 1;
+      } catch (error) {
+        results[at] = error instanceof Error ? error : new Error(String(error));
+      }
+    });
+    if (first === undefined || numbered.length === 0) return results;
+    const tokens = signClaims(
+      "usage-receipt",
+      numbered.map(({ claims }) => claims),
+      first.key,
+    );
+    const lines = numbered.map(({ order: { enclave, rid, salt }, seq }, i): Line => {
+      return { att: enclave, seq, rid, salt, token: tokens[i] ?? "" };
+    });
+    const texts = lines.map((line) => `${JSON.stringify(line)}\n`);
+    const { offset, written, error } = write(texts.join(""));
+    let end = 0;
+    numbered.forEach(({ at }, i) => {
+      const line = lines[i];
+      const start = end;
+      end += texts[i]?.length ?? 0;
+      if (line === undefined || end > written) {
+        results[at] = new Error("the receipt could not be written", { cause: error });
+        return;
+      }
+      remember(line, offset + start);
+      results[at] = { token: line.token, salt: line.salt };
+    });
+    return results;
+  };
+
+  const appendTogether = turnBatch(BATCH_CLAIMS_MAX, (orders: readonly ReceiptOrder[]) => {
+    // The number of a closed file is given to the next socket, and the receipts would be written there.
+    if (closed) throw new Error("the receipt store is closed");
+    const results: (StoredReceipt | Error)[] = [];
+    for (const enclave of new Set(orders.map((order) => order.enclave))) {
+      const places = [...orders.keys()].filter((i) => orders[i]?.enclave === enclave);
+      const own = appendChained(orders.filter((order) => order.enclave === enclave));
+      places.forEach((place, i) => {
+        results[place] = own[i] ?? new Error("the receipt was not made");
+      });
+    }
+    return results;
+  });
+
   return {
-    append: (enclave, rid, salt, sign) => {
-      // The number of a closed file is given to the next socket, and the receipt would be written there.
-      if (closed) throw new Error("the receipt store is closed");
-      const chain = chains.get(enclave);
-      const seq = chain?.nextSeq ?? 0;
-      const token = sign(seq, chain?.prev ?? "");
-      const line: Line = { att: enclave, seq, rid, salt, token };
-      remember(line, write(`${JSON.stringify(line)}\n`));
-      return { token, salt };
+    append: async (order) => {
+      const result = await appendTogether(order);
+      if (result instanceof Error) throw result;
+      return result;
     },
     byRequest: async (rid) => {
       const offset = offsets.get(rid);
@@ -210,7 +281,7 @@ export async function openReceiptStore(
 }
 
 const LINE_SHAPE =
-  /^\{"att":"([\w-]{43})","seq":(\d{1,15}),"rid":"([0-9a-f-]{36})","salt":"([0-9a-f]{32})","token":"([\w.-]+)"\}$/;
+  /^\{"att":"([\w-]{43})","seq":(\d{1,15}),"rid":"([0-9a-f-]{36})","salt":"([0-9a-f]{32})","token":"([\w.~-]+)"\}$/;
 
 function lineOf(text: string): Line | undefined {
   const [, att, seq, rid, salt, token] = LINE_SHAPE.exec(text) ?? [];

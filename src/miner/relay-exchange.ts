@@ -2,9 +2,10 @@ import { createHash, type Hash, randomBytes } from "node:crypto";
 import type { IncomingHttpHeaders, ServerResponse } from "node:http";
 import { type Dispatcher, errors as undiciErrors } from "undici";
 import { ERRORS, type ErrorCode } from "../core/errors.ts";
-import { type Grant, grantHashOf } from "../core/grant.ts";
+import type { Grant } from "../core/grant.ts";
 import type { Hotkey } from "../core/ids.ts";
-import { type Receipt, type ReceiptStatus, signReceipt } from "../core/receipt.ts";
+import type { Receipt, ReceiptStatus } from "../core/receipt.ts";
+import { claimsHashOf } from "../core/signed-claims.ts";
 import { type Meter, type MeterEnd, openMeter } from "../dialects/stream-meter.ts";
 import { asSold } from "../dialects/usage.ts";
 import type { Enclave } from "./enclave.ts";
@@ -171,8 +172,9 @@ export class RelayExchange implements Dispatcher.DispatchHandler {
     if (this.#over) return;
     this.#over = true;
     this.#abort("the gateway disconnected");
-    const { receipt, failure } = this.#writeReceipt("client_abort", this.#meter.end());
-    this.#onEnd({ receipt, upstreamStatus: this.#upstreamStatus, failure });
+    void this.#writeReceipt("client_abort", this.#meter.end()).then(({ receipt, failure }) => {
+      this.#onEnd({ receipt, upstreamStatus: this.#upstreamStatus, failure });
+    });
   }
 
   /** Before the first byte an error answer, after it a clean end that the receipt calls truncated. */
@@ -248,69 +250,77 @@ export class RelayExchange implements Dispatcher.DispatchHandler {
 
   #finish(status: ReceiptStatus, metered: MeterEnd | undefined, failure?: string): void {
     this.#over = true;
-    const written = this.#writeReceipt(status, metered);
-    if (written.stored === undefined) {
-      // Without a stored receipt the answer must not look complete: nobody could prove or pay it.
-      this.#response.destroy();
-    } else {
-      this.#response.addTrailers({
-        "daybreak-receipt": written.stored.token,
-        "daybreak-receipt-salt": written.stored.salt,
+    const upstreamStatus = this.#upstreamStatus;
+    void this.#writeReceipt(status, metered).then((written) => {
+      if (written.stored === undefined) {
+        // Without a stored receipt the answer must not look complete: nobody could prove or pay it.
+        this.#response.destroy();
+      } else {
+        this.#response.addTrailers({
+          "daybreak-receipt": written.stored.token,
+          "daybreak-receipt-salt": written.stored.salt,
+        });
+        this.#response.end();
+      }
+      this.#onEnd({
+        receipt: written.receipt,
+        upstreamStatus,
+        failure: written.failure ?? failure,
       });
-      this.#response.end();
-    }
-    this.#onEnd({
-      receipt: written.receipt,
-      upstreamStatus: this.#upstreamStatus,
-      failure: written.failure ?? failure,
     });
   }
 
-  #writeReceipt(
+  /** Never rejects. */
+  async #writeReceipt(
     status: ReceiptStatus,
     metered: MeterEnd | undefined,
-  ): { receipt?: Receipt; stored?: StoredReceipt; failure?: string } {
+  ): Promise<{ receipt?: Receipt; stored?: StoredReceipt; failure?: string }> {
     const { hotkey, enclave, receipts } = this.#issuer;
     const { grant, grantToken, signer, upstream, body } = this.#request;
-    let receipt: Receipt | undefined;
     try {
-      const salt = this.#salt.toString("hex");
-      const stored = receipts.append(grant.aud, grant.rid, salt, (seq, prev) => {
-        receipt = {
-          v: 1,
-          iss: hotkey,
-          aud: signer,
-          ts: this.#nowMs(),
-          rid: grant.rid,
-          e: grant.e,
-          grant: grantHashOf(grantToken),
-          att: grant.aud,
-          kind: enclave.kind,
-          security: enclave.security,
-          sealed_by: "gateway",
-          model: grant.model,
-          upm: (metered?.upstreamModel ?? "").slice(0, RECEIPT_TEXT_CHARS_MAX),
-          uph: upstream.host.slice(0, RECEIPT_TEXT_CHARS_MAX),
-          upid:
-            metered?.upstreamId === undefined
-              ? ""
-              : createHash("sha256").update(metered.upstreamId).digest("base64url"),
-          quote: grant.quote,
-          ...this.#usage(status, metered),
-          status,
-          req: createHash("sha256").update(this.#salt).update(body).digest("base64url"),
-          res: this.#responseHash.digest("base64url"),
-          bytes: { in: body.length, out: this.#bytesOut },
-          t: {
-            ttft: Math.round(this.#firstByteMs ?? 0),
-            dur: Math.round(performance.now() - this.#startMs),
-          },
-          seq,
-          prev,
-        };
-        return signReceipt(receipt, enclave.receiptKey);
+      let receipt: Receipt = {
+        v: 1,
+        iss: hotkey,
+        aud: signer,
+        ts: this.#nowMs(),
+        rid: grant.rid,
+        e: grant.e,
+        grant: claimsHashOf(grantToken),
+        att: grant.aud,
+        kind: enclave.kind,
+        security: enclave.security,
+        sealed_by: "gateway",
+        model: grant.model,
+        upm: (metered?.upstreamModel ?? "").slice(0, RECEIPT_TEXT_CHARS_MAX),
+        uph: upstream.host.slice(0, RECEIPT_TEXT_CHARS_MAX),
+        upid:
+          metered?.upstreamId === undefined
+            ? ""
+            : createHash("sha256").update(metered.upstreamId).digest("base64url"),
+        quote: grant.quote,
+        ...this.#usage(status, metered),
+        status,
+        req: createHash("sha256").update(this.#salt).update(body).digest("base64url"),
+        res: this.#responseHash.digest("base64url"),
+        bytes: { in: body.length, out: this.#bytesOut },
+        t: {
+          ttft: Math.round(this.#firstByteMs ?? 0),
+          dur: Math.round(performance.now() - this.#startMs),
+        },
+        seq: 0,
+        prev: "",
+      };
+      const stored = await receipts.append({
+        enclave: grant.aud,
+        rid: grant.rid,
+        salt: this.#salt.toString("hex"),
+        key: enclave.receiptKey,
+        claimsAt: (seq, prev) => {
+          receipt = { ...receipt, seq, prev };
+          return receipt;
+        },
       });
-      return { ...(receipt === undefined ? {} : { receipt }), stored };
+      return { receipt, stored };
     } catch (error) {
       return { failure: `receipt_not_stored:${failureCodeOf(error)}` };
     }
@@ -333,6 +343,6 @@ export class RelayExchange implements Dispatcher.DispatchHandler {
 /** A word for logs that cannot hold anything of a request. */
 function failureCodeOf(error: unknown): string {
   if (!(error instanceof Error)) return "unknown";
-  const { code } = error as NodeJS.ErrnoException;
+  const { code } = (error.cause ?? error) as NodeJS.ErrnoException;
   return typeof code === "string" ? code : error.name;
 }

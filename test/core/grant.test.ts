@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { checkGrant, type Grant, signGrant } from "../../src/core/grant.ts";
+import { checkGrant, type Grant } from "../../src/core/grant.ts";
 import {
   attemptIdOf,
   type EnclaveId,
@@ -10,6 +10,8 @@ import {
   requestOfAttempt,
 } from "../../src/core/ids.ts";
 import { signingKey, signJws } from "../../src/core/jws.ts";
+import { decodeClaims } from "../../src/core/signed-claims.ts";
+import { signGrant } from "../signed.ts";
 
 const gateway = signingKey();
 const hash = "h".repeat(43);
@@ -33,7 +35,7 @@ const grant: Grant = {
 const keyOf = (kid: string) => (kid === gateway.kid ? gateway : undefined);
 
 test("checkGrant() returns exactly the grant that was signed", () => {
-  assert.deepEqual(checkGrant(signGrant(grant, gateway), enclave, keyOf, now + 59), {
+  assert.deepEqual(checkGrant(decodeClaims(signGrant(grant, gateway)), enclave, keyOf, now + 59), {
     ok: true,
     grant,
   });
@@ -85,7 +87,7 @@ for (const { name, token, at = now, refusal } of [
   },
 ]) {
   test(`checkGrant() refuses ${name}: ${refusal}`, () => {
-    assert.deepEqual(checkGrant(token, enclave, keyOf, at), { ok: false, refusal });
+    assert.deepEqual(checkGrant(decodeClaims(token), enclave, keyOf, at), { ok: false, refusal });
   });
 }
 

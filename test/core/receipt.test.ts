@@ -2,14 +2,11 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { EnclaveId, Hotkey } from "../../src/core/ids.ts";
 import { newRequestId } from "../../src/core/ids.ts";
-import { JWS_CHARS_MAX, signingKey, verifyJws } from "../../src/core/jws.ts";
-import {
-  countersignatureFromJson,
-  type Receipt,
-  receiptFromJson,
-  signCountersignature,
-  signReceipt,
-} from "../../src/core/receipt.ts";
+import { signingKey } from "../../src/core/jws.ts";
+import { countersignatureFromJson, type Receipt, receiptFromJson } from "../../src/core/receipt.ts";
+
+import { CLAIMS_TOKEN_CHARS_MAX, verifyClaims } from "../../src/core/signed-claims.ts";
+import { signCountersignature, signReceipt } from "../signed.ts";
 
 const hash = "h".repeat(43);
 const key = signingKey();
@@ -43,10 +40,10 @@ const receipt: Receipt = {
 
 test("a receipt survives signing and checking, member for member", () => {
   const token = signReceipt(receipt, key);
-  const payload = verifyJws(token, "usage-receipt+jwt", key);
+  const payload = verifyClaims(token, "usage-receipt", key);
   assert(payload !== undefined);
   assert.deepEqual(receiptFromJson(payload), receipt);
-  assert(token.length < JWS_CHARS_MAX / 4);
+  assert(token.length < CLAIMS_TOKEN_CHARS_MAX / 4);
 });
 
 test("receiptFromJson() refuses a receipt with any one member missing or of another type", () => {
@@ -65,7 +62,7 @@ test("a countersignature survives, and refuses amounts that are not decimal digi
     payer_tag: "t",
     promo: false,
   } as const;
-  const payload = verifyJws(signCountersignature(countersignature, key), "countersign+jwt", key);
+  const payload = verifyClaims(signCountersignature(countersignature, key), "countersign", key);
   assert(payload !== undefined);
   assert.deepEqual(countersignatureFromJson(payload), countersignature);
   for (const amt of ["", "-1", "1.5", "1e3", 12, "9".repeat(19)]) {

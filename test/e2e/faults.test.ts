@@ -6,10 +6,11 @@ import OpenAI from "openai";
 import { Agent, request as undiciRequest } from "undici";
 import { keypairOf } from "../../src/chain/keys.ts";
 import { openSubtensor, type Subtensor } from "../../src/chain/subtensor.ts";
-import { grantHashOf } from "../../src/core/grant.ts";
-import { decodeJws, signingKey } from "../../src/core/jws.ts";
-import { type Receipt, signReceipt } from "../../src/core/receipt.ts";
+import { signingKey } from "../../src/core/jws.ts";
+import type { Receipt } from "../../src/core/receipt.ts";
+import { claimsHashOf, decodeClaims } from "../../src/core/signed-claims.ts";
 import { openLogger } from "../../src/runtime/logger.ts";
+import { signReceipt } from "../signed.ts";
 import {
   minerState,
   type RogueRelay,
@@ -223,7 +224,7 @@ for (const { name, forge, settles } of [
         }
         const answer = completion({ prompt_tokens: 5, completion_tokens: 2, total_tokens: 7 });
         const grantToken = String(request.headers["daybreak-grant"]);
-        const grant = decodeJws(grantToken);
+        const grant = decodeClaims(grantToken);
         if (forge !== undefined && grant !== undefined) {
           const { payload } = grant;
           token = forge(
@@ -234,7 +235,7 @@ for (const { name, forge, settles } of [
               ts: Date.now(),
               rid: payload["rid"] as Receipt["rid"],
               e: payload["e"] as number,
-              grant: grantHashOf(grantToken),
+              grant: claimsHashOf(grantToken),
               att: enclave.id(),
               kind: "sim",
               security: "simulated",

@@ -17,13 +17,8 @@ import {
 } from "../../src/chain/keys.ts";
 import { encodeAnnouncement } from "../../src/core/commitment.ts";
 import type { AccountId, Coldkey, Hotkey, Netuid, Uid } from "../../src/core/ids.ts";
-import {
-  decodeJws,
-  type SigningKey,
-  signingKey,
-  signJws,
-  type VerifyingKey,
-} from "../../src/core/jws.ts";
+import { type SigningKey, signingKey, type VerifyingKey } from "../../src/core/jws.ts";
+import type { Receipt } from "../../src/core/receipt.ts";
 import { openGatewayService } from "../../src/gateway/gateway-service.ts";
 import type { BlockHead } from "../../src/gateway/miner-directory.ts";
 import { bootEnclave, type Enclave } from "../../src/miner/enclave.ts";
@@ -315,14 +310,16 @@ export function testNetwork(): TestNetwork {
 }
 
 /** A receipt store that rewrites what it signs, as a broken enclave could. */
-function inflating(receipts: ReceiptStore, key: SigningKey): ReceiptStore {
+function inflating(receipts: ReceiptStore): ReceiptStore {
   return {
     ...receipts,
-    append: (enclave, rid, salt, sign) =>
-      receipts.append(enclave, rid, salt, (seq, prev) => {
-        const payload = decodeJws(sign(seq, prev))?.payload ?? {};
-        const use = { ...(payload["use"] as object), output: 4 };
-        return signJws("usage-receipt+jwt", { ...payload, use }, key);
+    append: (order) =>
+      receipts.append({
+        ...order,
+        claimsAt: (seq, prev) => {
+          const receipt = order.claimsAt(seq, prev) as Receipt;
+          return { ...receipt, use: { ...receipt.use, output: 4 } };
+        },
       }),
   };
 }
@@ -382,7 +379,7 @@ export async function openTestMiner(
     enclave,
     upstreams,
     quotes,
-    receipts: options.inflate === true ? inflating(receipts, enclave.receiptKey) : receipts,
+    receipts: options.inflate === true ? inflating(receipts) : receipts,
     gatewayKeyOf: (kid) => network.gatewayKeys.find((key) => key.kid === kid),
     refreshGatewayKeys: () => Promise.resolve(),
     head: () => network.chain.head(),

@@ -3,7 +3,7 @@ import { once } from "node:events";
 import { request as httpRequest, type IncomingMessage, type ServerResponse } from "node:http";
 import { test } from "node:test";
 import OpenAI from "openai";
-import { decodeJws } from "../../src/core/jws.ts";
+import { decodeClaims } from "../../src/core/signed-claims.ts";
 import {
   CHAT_MODEL,
   chatEvents,
@@ -73,7 +73,7 @@ test("failure before the first content moves to the next miner, within one hold"
   const { heldNusd } = await gateway.ledger.balance(account);
   assert.equal(heldNusd, 0n);
   const paid = (await gateway.ledger.leaves(0n, 100)).filter(({ leaf }) => {
-    const amount = decodeJws(leaf.split("\n")[1] ?? "")?.payload["amt"];
+    const amount = decodeClaims(leaf.split("\n")[1] ?? "")?.payload["amt"];
     return amount !== "0";
   });
   assert.equal(paid.length, 5, "only the miner that answered earns");
@@ -277,7 +277,7 @@ test("a client that leaves stops the upstream and pays for what it got", async (
     return heldNusd === 0n && chargedNusd > 0n;
   });
   const [leaf] = await gateway.ledger.leaves(0n, 10);
-  const receipt = decodeJws(leaf?.leaf.split("\n")[0] ?? "")?.payload;
+  const receipt = decodeClaims(leaf?.leaf.split("\n")[0] ?? "")?.payload;
   assert.equal(receipt?.["status"], "client_abort");
 });
 

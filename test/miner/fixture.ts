@@ -12,11 +12,12 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { TestContext } from "node:test";
 import { Agent, request as undiciRequest } from "undici";
-import { type Grant, signGrant } from "../../src/core/grant.ts";
+import type { Grant } from "../../src/core/grant.ts";
 import { type Hotkey, newRequestId, type RequestId } from "../../src/core/ids.ts";
-import { type SigningKey, signingKey, signJws, verifyJws } from "../../src/core/jws.ts";
+import { type SigningKey, signingKey, signJws } from "../../src/core/jws.ts";
 import { parseQuote, quoteHashOf, type SignedQuote } from "../../src/core/quote.ts";
 import { type Receipt, receiptFromJson } from "../../src/core/receipt.ts";
+import { verifyClaims } from "../../src/core/signed-claims.ts";
 import type { Surface } from "../../src/core/surface.ts";
 import { bootEnclave, type Enclave } from "../../src/miner/enclave.ts";
 import { openPriceQuotes } from "../../src/miner/price-quotes.ts";
@@ -24,6 +25,7 @@ import { openReceiptStore, type ReceiptStore } from "../../src/miner/receipts.ts
 import { buildRelay, type Relay, type RelayLimits } from "../../src/miner/relay.ts";
 import { openUpstreams, type UpstreamTimeouts, upstreamList } from "../../src/miner/upstreams.ts";
 import { type Logger, openLogger } from "../../src/runtime/logger.ts";
+import { signGrant } from "../signed.ts";
 
 export const HOTKEY = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY" as Hotkey;
 export const UPSTREAM_KEY = "sk-upstream-secret-0123456789";
@@ -463,7 +465,7 @@ export function verifiedReceipt(
   token: string,
   salt: string,
 ): Receipt & { salt: string } {
-  const payload = verifyJws(token, "usage-receipt+jwt", relay.enclave.receiptKey);
+  const payload = verifyClaims(token, "usage-receipt", relay.enclave.receiptKey);
   const receipt = payload === undefined ? undefined : receiptFromJson(payload);
   if (receipt === undefined) throw new Error("no valid receipt");
   return { ...receipt, salt };

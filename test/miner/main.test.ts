@@ -11,7 +11,7 @@ import { verifyEvidence } from "../../src/attestation/verify-evidence.ts";
 import { keypairOf, newSecret, verifySr25519 } from "../../src/chain/keys.ts";
 import { openSubtensor, type Subtensor } from "../../src/chain/subtensor.ts";
 import { encodeAnnouncement, parseAnnouncement } from "../../src/core/commitment.ts";
-import { type Grant, signGrant } from "../../src/core/grant.ts";
+import type { Grant } from "../../src/core/grant.ts";
 import { type Hotkey, newRequestId } from "../../src/core/ids.ts";
 import { pemOf, signingKey, signJws } from "../../src/core/jws.ts";
 import {
@@ -25,6 +25,7 @@ import { openDevchain } from "../../src/devchain/devchain.ts";
 import { minerSettings } from "../../src/miner/config.ts";
 import { openMiner } from "../../src/miner/main.ts";
 import { ConfigError, loadSettings } from "../../src/runtime/settings.ts";
+import { signGrant } from "../signed.ts";
 import {
   CHAT_MODEL,
   chatBody,

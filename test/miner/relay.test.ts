@@ -7,11 +7,11 @@ import { test } from "node:test";
 import { connect } from "node:tls";
 import { request as undiciRequest } from "undici";
 import { parseEvidence } from "../../src/attestation/evidence.ts";
-import { signGrant } from "../../src/core/grant.ts";
 import { newRequestId } from "../../src/core/ids.ts";
 import { signingKey } from "../../src/core/jws.ts";
-import { receiptHashOf } from "../../src/core/receipt.ts";
+import { claimsHashOf } from "../../src/core/signed-claims.ts";
 import { openLogger } from "../../src/runtime/logger.ts";
+import { signGrant } from "../signed.ts";
 import {
   type Answer,
   CHAT_MODEL,
@@ -100,7 +100,7 @@ for (const { surface, streamed, body, expected, use, id, upm } of [
       ts: receipt.ts,
       rid: grant.rid,
       e: 5,
-      grant: sha256(grantToken),
+      grant: claimsHashOf(grantToken),
       att: relay.enclave.id(),
       kind: "sim",
       security: "simulated",
@@ -185,7 +185,7 @@ test("receipts of one enclave form a chain, whatever the outcome", async (t) => 
     const receipt = receiptOf(relay, answer);
     assert.equal(receipt.seq, seq);
     assert.equal(receipt.prev, previous);
-    previous = receiptHashOf(answer.trailers["daybreak-receipt"] ?? "");
+    previous = claimsHashOf(answer.trailers["daybreak-receipt"] ?? "");
   }
 });
 

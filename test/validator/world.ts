@@ -13,13 +13,8 @@ import { type SigningKey, signingKey, verifyingKey } from "../../src/core/jws.ts
 import { CATALOGUE_VERSION, modelOf } from "../../src/core/models.ts";
 import { minerAmountOf, priceToJson, type Usage } from "../../src/core/pricing.ts";
 import { type PriceQuote, quoteHashOf, type SignedQuote } from "../../src/core/quote.ts";
-import {
-  type Countersignature,
-  type Receipt,
-  receiptHashOf,
-  signCountersignature,
-  signReceipt,
-} from "../../src/core/receipt.ts";
+import { type Countersignature, type Receipt } from "../../src/core/receipt.ts";
+import { claimsHashOf } from "../../src/core/signed-claims.ts";
 import { openLogger } from "../../src/runtime/logger.ts";
 import {
   type EpochFile,
@@ -39,6 +34,7 @@ import type { EpochReport } from "../../src/validator/epoch-report.ts";
 import { openLogFetch } from "../../src/validator/log-fetch.ts";
 import { LEDGER_PARAMETERS } from "../../src/validator/miner-pay-ledger.ts";
 import { stateFile } from "../../src/validator/validator-state.ts";
+import { signCountersignature, signReceipt } from "../signed.ts";
 
 /** A model whose output costs 25 USD per million tokens at most. */
 export const MODEL = modelOf("anthropic/claude-opus-4-8") ?? assert.fail("the model is listed");
@@ -148,7 +144,7 @@ export function leafOf(
   const token = signReceipt(receipt, change.receiptKey ?? enclave.key);
   const countersignature: Countersignature = {
     v: 1,
-    receipt: receiptHashOf(token),
+    receipt: claimsHashOf(token),
     amt: (minerAmountOf(receipt.use, MODEL.retail) ?? 0n).toString(),
     payer_tag: "payer",
     promo: false,
