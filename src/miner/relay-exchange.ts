@@ -99,7 +99,7 @@ export class RelayExchange implements Dispatcher.DispatchHandler {
       stream: request.streamed,
       choices: request.choices,
     });
-    response.once("close", () => this.#onGatewayGone());
+    response.on("close", () => this.#onGatewayGone());
     response.on("drain", () => this.#controller?.resume());
   }
 
@@ -234,12 +234,10 @@ export class RelayExchange implements Dispatcher.DispatchHandler {
 
   #writeHead(status: number, headers: Readonly<Record<string, string>>): void {
     const { "content-type": contentType, "retry-after": retryAfter } = this.#upstreamHeaders;
-    this.#response.writeHead(status, {
-      ...(contentType === undefined ? {} : { "content-type": contentType }),
-      ...(retryAfter === undefined || status < 400 ? {} : { "retry-after": retryAfter }),
-      ...headers,
-      trailer: "daybreak-receipt, daybreak-receipt-salt",
-    });
+    const head: Record<string, string> = { trailer: "daybreak-receipt, daybreak-receipt-salt" };
+    if (contentType !== undefined) head["content-type"] = contentType;
+    if (retryAfter !== undefined && status >= 400) head["retry-after"] = retryAfter;
+    this.#response.writeHead(status, Object.assign(head, headers));
   }
 
   #write(chunk: Buffer): boolean {

@@ -531,6 +531,7 @@ function readBody(
     chunks = undefined;
     done(body);
   };
+  // Not `once`: it wraps and unhooks a listener of every request, and the guards are needed anyway.
   request.on("data", (chunk: Buffer) => {
     if (chunks === undefined) return;
     bytes += chunk.length;
@@ -542,12 +543,12 @@ function readBody(
     hold(chunk.length);
     chunks.push(chunk);
   });
-  request.once("end", () => {
+  request.on("end", () => {
     if (chunks === undefined) return;
     const [only] = chunks;
     end(chunks.length === 1 && only !== undefined ? only : Buffer.concat(chunks));
   });
-  request.once("close", () => {
+  request.on("close", () => {
     if (chunks !== undefined) end("gone");
   });
 }
