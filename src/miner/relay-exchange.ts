@@ -15,6 +15,8 @@ import type { Upstream } from "./upstreams.ts";
 
 /** Longest error body of an upstream that is passed on, in bytes. */
 const ERROR_BODY_BYTES_MAX = 64 * 1_024;
+/** Bytes of an answer that is not streamed which wait for its receipt, so that both go out in one TLS record. */
+const WAITING_BYTES_MAX = 64 * 1_024;
 /** Longest text in a receipt, in characters. */
 const RECEIPT_TEXT_CHARS_MAX = 200;
 
@@ -78,6 +80,7 @@ export class RelayExchange implements Dispatcher.DispatchHandler {
   #errorChunks: Buffer[] | undefined;
   #errorBytes = 0;
   #bytesOut = 0;
+  readonly #waiting: Buffer[] = [];
   #firstByteMs: number | undefined;
 
   constructor(
@@ -246,7 +249,16 @@ export class RelayExchange implements Dispatcher.DispatchHandler {
     this.#firstByteMs ??= performance.now() - this.#startMs;
     this.#bytesOut += chunk.length;
     this.#responseHash.update(chunk);
+    if (!this.#request.streamed && this.#bytesOut <= WAITING_BYTES_MAX) {
+      this.#waiting.push(chunk);
+      return true;
+    }
+    this.#writeWaiting();
     return this.#response.write(chunk);
+  }
+
+  #writeWaiting(): void {
+    for (const chunk of this.#waiting.splice(0)) this.#response.write(chunk);
   }
 
   #finish(status: ReceiptStatus, metered: MeterEnd | undefined, failure?: string): void {
@@ -257,6 +269,7 @@ export class RelayExchange implements Dispatcher.DispatchHandler {
         // Without a stored receipt the answer must not look complete: nobody could prove or pay it.
         this.#response.destroy();
       } else {
+        this.#writeWaiting();
         this.#response.addTrailers({
           "daybreak-receipt": written.stored.token,
           "daybreak-receipt-salt": written.stored.salt,
