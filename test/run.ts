@@ -27,7 +27,6 @@ const child = spawn(
   [
     "--test",
     "--test-timeout=120000",
-    "--test-force-exit",
     `--test-concurrency=${Math.max(2, cpus().length)}`,
     ...files,
   ],
