@@ -55,9 +55,9 @@ export function authenticator(
   const cache = new Map<string, { untilMs: number; found: Promise<ApiKey | undefined> }>();
   const admins = adminKeys.map((key) => hash("sha256", key, "buffer"));
 
-  const lookUp = async (keyHash: string): Promise<ApiKey | undefined> => {
+  const lookUp = (keyHash: string): Promise<ApiKey | undefined> => {
     const cached = cache.get(keyHash);
-    if (cached !== undefined && cached.untilMs > nowMs()) return await cached.found;
+    if (cached !== undefined && cached.untilMs > nowMs()) return cached.found;
     const found = findApiKey(keyHash);
     cache.delete(keyHash);
     if (cache.size >= CACHE_KEYS_MAX) {
@@ -67,7 +67,7 @@ export function authenticator(
     cache.set(keyHash, { untilMs: nowMs() + CACHE_MS, found });
     // A failed look-up is no answer: the next request asks again.
     found.catch(() => cache.delete(keyHash));
-    return await found;
+    return found;
   };
 
   return {
