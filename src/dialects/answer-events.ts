@@ -224,13 +224,13 @@ export function readAnswer(surface: Surface, facts: AnswerFacts, body: Buffer): 
   const usage = read("usage");
   if (isObject(usage)) facts.usage = usage;
   if (isGiven(read("error"))) return fail(facts, read("error"));
-  facts.finishReason =
-    surface === "messages"
-      ? nameOf(read("stop_reason"))
-      : nameOf(listOf(read("choices"))[0]?.["finish_reason"]);
-  const content = members.get(surface === "messages" ? "content" : "choices");
+  const isMessage = surface === "messages";
+  const content = members.get(isMessage ? "content" : "choices");
   const size = content === undefined ? 0 : content.end - content.start;
-  const visible = surface === "messages" ? read("content") : listOf(read("choices")).map(messageOf);
+  const parsed = read(isMessage ? "content" : "choices");
+  const choices = isMessage ? [] : listOf(parsed);
+  facts.finishReason = nameOf(isMessage ? read("stop_reason") : choices[0]?.["finish_reason"]);
+  const visible = isMessage ? parsed : choices.map(messageOf);
   addContent(facts, size > CHOICES_BYTES_MAX ? size : textBytesOf(visible));
 }
 

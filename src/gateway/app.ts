@@ -9,7 +9,7 @@ import { ERRORS, RouterError } from "../core/errors.ts";
 import { generationIdOf } from "../core/ids.ts";
 import { errorBody } from "../dialects/error-body.ts";
 import type { Logger } from "../runtime/logger.ts";
-import { errorHeaders, requestIdsOf, routerErrorOf, surfaceOfPath } from "./error-answer.ts";
+import { errorHeaders, routerErrorOf, surfaceOfPath } from "./error-answer.ts";
 import { type AccountDeps, accountRoutes } from "./routes/accounts.ts";
 import { type CreditDeps, creditRoutes } from "./routes/credits.ts";
 import { type DepositDeps, depositRoutes } from "./routes/deposits.ts";
@@ -62,6 +62,7 @@ export function buildGateway(deps: GatewayDeps): FastifyInstance {
     clientErrorHandler: refuseMalformed,
   });
   app.server.maxConnections = CONNECTIONS_MAX;
+  app.decorateRequest("inferenceId", undefined);
   app.removeAllContentTypeParsers();
   app.addContentTypeParser("*", { parseAs: "buffer" }, (_request, body, done) => done(null, body));
   app.setErrorHandler((error: FastifyError | RouterError, request, reply) =>
@@ -98,7 +99,7 @@ function sendError(
   const error = routerErrorOf(thrown);
   if (error.code === "internal")
     log.error({ name: thrown.name, stack: stackOf(thrown) }, "request.failed");
-  const id = requestIdsOf.get(request.raw);
+  const id = request.inferenceId;
   reply.code(error.status).headers(errorHeaders(error));
   if (id !== undefined) reply.header("x-generation-id", generationIdOf(id));
   // A body that was not read would otherwise be read to its end for nothing.

@@ -124,23 +124,24 @@ export function startAttempt(
   let firstContentMs: number | undefined;
   let sink: StreamSink | undefined;
   let exchange: RelayExchange | undefined;
-  let timer: NodeJS.Timeout | undefined;
-  // Other clocks stop while nobody reads; this one does not, so that no attempt outlives its hold.
-  const lifetime = setTimeout(() => fail("timeout"), ATTEMPT_MS_MAX);
+  const timerStartMs = performance.now();
+  const timeOut = (): void => fail("timeout");
+  let timer = setTimeout(timeOut, FIRST_CONTENT_TIMEOUT_MS);
 
   const open = (opening: Opening): void => {
     if (isOpen) return;
     isOpen = true;
     clearTimeout(timer);
+    // Other clocks stop while nobody reads; this one does not, so that no attempt outlives its hold.
+    if (!over) timer = setTimeout(timeOut, ATTEMPT_MS_MAX - (performance.now() - timerStartMs));
     opened.resolve(opening);
   };
   const finish = (failure: AttemptFailure | undefined, trailers: IncomingHttpHeaders): void => {
     if (over) return;
     over = true;
     clearTimeout(timer);
-    clearTimeout(lifetime);
     // What came before the final events of a stream with content is `flowTo`'s to deliver.
-    const held = Buffer.concat(
+    const held = joined(
       options.stream && firstContentMs !== undefined ? tail : [...waiting, ...tail],
     );
     const counted = meter.end();
@@ -228,7 +229,6 @@ export function startAttempt(
   } catch {
     finish("unreachable", {});
   }
-  if (!over) timer = setTimeout(() => fail("timeout"), FIRST_CONTENT_TIMEOUT_MS);
   return {
     opened: opened.promise,
     ended: ended.promise,
@@ -244,6 +244,12 @@ export function startAttempt(
     resume: () => exchange?.resume(),
     abort: () => fail("aborted"),
   };
+}
+
+/** The chunks in one; a single one, which most whole answers are, is not copied. */
+function joined(chunks: readonly Buffer[]): Buffer {
+  const [only] = chunks;
+  return chunks.length === 1 && only !== undefined ? only : Buffer.concat(chunks);
 }
 
 function upstreamStatusOf(headers: IncomingHttpHeaders): number | undefined {

@@ -1,4 +1,4 @@
-import { createHash, timingSafeEqual } from "node:crypto";
+import { hash, timingSafeEqual } from "node:crypto";
 import type { IncomingHttpHeaders } from "node:http";
 import { RouterError } from "../core/errors.ts";
 import type { AccountId } from "../core/ids.ts";
@@ -53,21 +53,21 @@ export function authenticator(
   nowMs: () => number = Date.now,
 ): Authenticator {
   const cache = new Map<string, { untilMs: number; found: Promise<ApiKey | undefined> }>();
-  const admins = adminKeys.map((key) => createHash("sha256").update(key).digest());
+  const admins = adminKeys.map((key) => hash("sha256", key, "buffer"));
 
-  const lookUp = async (hash: string): Promise<ApiKey | undefined> => {
-    const cached = cache.get(hash);
-    if (cached !== undefined && cached.untilMs > nowMs()) return await cached.found;
-    const found = findApiKey(hash);
-    cache.delete(hash);
+  const lookUp = (keyHash: string): Promise<ApiKey | undefined> => {
+    const cached = cache.get(keyHash);
+    if (cached !== undefined && cached.untilMs > nowMs()) return cached.found;
+    const found = findApiKey(keyHash);
+    cache.delete(keyHash);
     if (cache.size >= CACHE_KEYS_MAX) {
       const oldest = cache.keys().next();
       if (oldest.done !== true) cache.delete(oldest.value);
     }
-    cache.set(hash, { untilMs: nowMs() + CACHE_MS, found });
+    cache.set(keyHash, { untilMs: nowMs() + CACHE_MS, found });
     // A failed look-up is no answer: the next request asks again.
-    found.catch(() => cache.delete(hash));
-    return await found;
+    found.catch(() => cache.delete(keyHash));
+    return found;
   };
 
   return {
@@ -80,7 +80,7 @@ export function authenticator(
         );
       let key: ApiKey | undefined;
       try {
-        key = await lookUp(createHash("sha256").update(credential).digest("hex"));
+        key = await lookUp(hash("sha256", credential, "hex"));
       } catch (cause) {
         throw new RouterError("ledger_unavailable", "The key cannot be checked right now.", {
           cause,
@@ -94,7 +94,7 @@ export function authenticator(
     requireAdmin: (headers) => {
       const credential = credentialOf(headers);
       if (credential === undefined) throw new RouterError("missing_api_key", "No API key.");
-      const given = createHash("sha256").update(credential).digest();
+      const given = hash("sha256", credential, "buffer");
       if (!admins.some((admin) => timingSafeEqual(given, admin)))
         throw new RouterError("permission_denied", "This needs the operator's key.");
     },

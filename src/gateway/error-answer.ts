@@ -1,7 +1,13 @@
-import type { IncomingMessage } from "node:http";
 import { ERRORS, RouterError } from "../core/errors.ts";
 import type { RequestId } from "../core/ids.ts";
 import type { Surface } from "../core/surface.ts";
+
+declare module "fastify" {
+  interface FastifyRequest {
+    /** Id of an inference request, from its first moment: errors before the route's own code name it too. */
+    inferenceId: RequestId | undefined;
+  }
+}
 
 /** The surface whose error shape a path's clients understand. */
 export function surfaceOfPath(path: string): Surface {
@@ -30,6 +36,3 @@ export function errorHeaders(error: RouterError): Record<string, string> {
   if (remedy !== "retry" && remedy !== "slow_down") headers["x-should-retry"] = "false";
   return headers;
 }
-
-/** Ids of inference requests, by their HTTP request: errors before the route's own code name them too. */
-export const requestIdsOf = new WeakMap<IncomingMessage, RequestId>();

@@ -127,13 +127,19 @@ export async function openMinerDirectory(options: MinerDirectoryOptions): Promis
 
   const entryOf = (record: RelayRecord): DirectoryEntry => {
     const { hotkey, uid, coldkey, url, evidence } = record;
-    const common = { hotkey, uid, coldkey, url, evidence };
-    if (record.relay !== undefined && evidence !== undefined && isFresh(evidence))
-      return { ...common, state: "serving", reason: undefined, relay: record.relay };
-    const stale = { code: "fresh/stale", stage: "fresh", message: "the evidence has expired" };
-    if (record.state === "serving")
-      return { ...common, state: "refused", reason: stale, relay: undefined };
-    return { ...common, state: record.state, reason: record.reason, relay: undefined };
+    const serves = record.relay !== undefined && evidence !== undefined && isFresh(evidence);
+    const isStale = !serves && record.state === "serving";
+    // Written out in one piece: it is made for every miner and request, and spreads would cost a microsecond each.
+    return {
+      hotkey,
+      uid,
+      coldkey,
+      url,
+      evidence,
+      state: serves ? "serving" : isStale ? "refused" : record.state,
+      reason: serves ? undefined : isStale ? STALE : record.reason,
+      relay: serves ? record.relay : undefined,
+    };
   };
 
   const retire = (record: RelayRecord): void => {
@@ -359,6 +365,12 @@ function freshRecord(hotkey: Hotkey, uid: Uid, coldkey: Coldkey, url: string): R
     quotesMs: 0,
   };
 }
+
+const STALE: RelayReason = {
+  code: "fresh/stale",
+  stage: "fresh",
+  message: "the evidence has expired",
+};
 
 function newer(a: BlockHead, b: BlockHead): BlockHead {
   return b.number > a.number ? b : a;

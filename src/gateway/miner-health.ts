@@ -77,8 +77,10 @@ export function minerHealthBook(): MinerHealthBook {
   const miners = new Map<Hotkey, Map<string, Entry>>();
 
   const entryOf = (hotkey: Hotkey, product: string): Entry => {
+    const known = miners.get(hotkey)?.get(product);
+    if (known !== undefined) return known;
     const products = miners.get(hotkey) ?? new Map<string, Entry>();
-    const entry = products.get(product) ?? newEntry();
+    const entry = newEntry();
     miners.set(hotkey, products.set(product, entry));
     return entry;
   };
@@ -144,12 +146,12 @@ export function minerHealthBook(): MinerHealthBook {
       };
     },
     ejectedOf: (pool, product, nowMs) => {
+      const until = (hotkey: Hotkey): number => untilOf(miners.get(hotkey)?.get(product));
       const remaining = pool
-        .map((hotkey) => ({ hotkey, untilMs: untilOf(miners.get(hotkey)?.get(product)) }))
-        .filter(({ untilMs }) => untilMs > nowMs)
-        .sort((a, b) => b.untilMs - a.untilMs);
+        .filter((hotkey) => until(hotkey) > nowMs)
+        .sort((a, b) => until(b) - until(a));
       // A pool that fails as a whole has a common cause, and half of it still serves better than none.
-      return new Set(remaining.slice(0, Math.floor(pool.length / 2)).map(({ hotkey }) => hotkey));
+      return new Set(remaining.slice(0, Math.floor(pool.length / 2)));
     },
     forget: (hotkey) => {
       miners.delete(hotkey);
@@ -192,7 +194,7 @@ function ttftOf({ ttftMs, ttftAtMs }: Entry, nowMs: number): number | undefined 
 }
 
 function failRateOf({ failRate, failAtMs }: Entry, nowMs: number): number {
-  return failRate * faded(nowMs - failAtMs);
+  return failRate === 0 ? 0 : failRate * faded(nowMs - failAtMs);
 }
 
 function faded(sinceMs: number): number {

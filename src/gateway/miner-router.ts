@@ -1,7 +1,7 @@
 import { RouterError } from "../core/errors.ts";
 import type { Hotkey } from "../core/ids.ts";
 import { MODELS, type Model } from "../core/models.ts";
-import { priceToJson } from "../core/pricing.ts";
+import { type Price, priceToJson } from "../core/pricing.ts";
 import type { SignedQuote } from "../core/quote.ts";
 import type { RequestFacts } from "../dialects/read-request.ts";
 import type { Logger } from "../runtime/logger.ts";
@@ -58,42 +58,50 @@ export function minerRouter(deps: {
   /** Quotes whose side file is written. */
   const kept = new Set<string>();
 
-  const quoteOf = (entry: DirectoryEntry, product: string): AcceptedQuote | undefined => {
-    const enclave = entry.relay?.peer.enclave;
+  const quoteOf = (
+    { hotkey, relay }: DirectoryEntry,
+    product: string,
+    atMs: number,
+  ): AcceptedQuote | undefined => {
+    const enclave = relay?.peer.enclave;
     if (enclave === undefined) return undefined;
-    const found = quotes.current(
-      { hotkey: entry.hotkey, enclave },
-      product,
-      Math.floor(nowMs() / 1_000),
-    );
+    const found = quotes.current({ hotkey, enclave }, product, Math.floor(atMs / 1_000));
     return found !== undefined && kept.has(found.hash) ? found : undefined;
+  };
+  /** What else a customer may call a miner, by its uid; a text per neuron is not made again for every request. */
+  const names = new Map<number, readonly string[]>();
+  const namesOf = (uid: number): readonly string[] => {
+    let known = names.get(uid);
+    if (known === undefined) names.set(uid, (known = [String(uid)]));
+    return known;
   };
 
   const offersOf = (product: string): MinerOffer[] => {
+    const atMs = nowMs();
+    const pool: Hotkey[] = [];
     const offers = directory.entries().map((entry): MinerOffer => {
-      const accepted = quoteOf(entry, product);
+      const accepted = quoteOf(entry, product, atMs);
       const { hotkey, coldkey, uid, relay } = entry;
-      const unavailable =
-        relay === undefined
-          ? ("not_attested" as const)
-          : accepted === undefined
-            ? ("no_valid_quote" as const)
-            : undefined;
+      if (accepted !== undefined) pool.push(hotkey);
       return {
         hotkey,
         coldkey,
-        names: [String(uid)],
-        ...(unavailable === undefined ? {} : { unavailable }),
-        price: accepted?.quote.price ?? {},
+        names: namesOf(uid),
+        unavailable:
+          relay === undefined
+            ? "not_attested"
+            : accepted === undefined
+              ? "no_valid_quote"
+              : undefined,
+        price: accepted?.quote.price ?? NO_PRICE,
         minPayoutBps: accepted?.quote.min_payout_bps ?? 0,
-        health: health.healthOf(hotkey, product, accepted?.quote.cap.inflight ?? 1, nowMs()),
+        health: health.healthOf(hotkey, product, accepted?.quote.cap.inflight ?? 1, atMs),
         ejected: false,
         relay,
         accepted,
       };
     });
-    const pool = offers.flatMap((offer) => (offer.accepted === undefined ? [] : [offer.hotkey]));
-    const ejected = health.ejectedOf(pool, product, nowMs());
+    const ejected = health.ejectedOf(pool, product, atMs);
     return ejected.size === 0
       ? offers
       : offers.map((offer) => ({ ...offer, ejected: ejected.has(offer.hotkey) }));
@@ -214,7 +222,7 @@ export function minerRouter(deps: {
   const miners = (): MinerFacts[] =>
     directory.entries().map((entry) => {
       const products = MODELS.flatMap((model) => {
-        const accepted = quoteOf(entry, model.id);
+        const accepted = quoteOf(entry, model.id, nowMs());
         return accepted === undefined ? [] : [{ model, accepted }];
       });
       const refusals = quotes.refusalsOf(entry.hotkey);
@@ -292,6 +300,8 @@ export function minerRouter(deps: {
     miners,
   };
 }
+
+const NO_PRICE: Price = {};
 
 const NO_QUOTES = {
   code: "quote/none",

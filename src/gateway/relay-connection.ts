@@ -135,22 +135,14 @@ export function openRelayConnection(
   const pinned = peer.statement.tls_spki;
   const pool = poolOf(url, RELAY_CONNECTIONS_MAX, options.allowPrivate, (spki) => spki === pinned);
   let inFlight = 0;
+  const onOver = (): void => {
+    inFlight -= 1;
+  };
   const exchange = (request: RelayRequest, listener: RelayListener): RelayExchange => {
     if (inFlight >= RELAY_CONNECTIONS_MAX)
       throw new RouterError("overloaded", "the miner is busy", { retryAfterSeconds: 1 });
     inFlight += 1;
-    return dispatch(pool, request, {
-      onHead: (status, headers) => listener.onHead(status, headers),
-      onData: (chunk) => listener.onData(chunk),
-      onEnd: (trailers) => {
-        inFlight -= 1;
-        listener.onEnd(trailers);
-      },
-      onError: (error) => {
-        inFlight -= 1;
-        listener.onError(error);
-      },
-    });
+    return dispatch(pool, request, listener, onOver);
   };
   return {
     url,
@@ -180,7 +172,10 @@ export async function askUnverifiedRelay(
   });
   try {
     const request: RelayRequest = { method: "GET", path, headers: {} };
-    const answer = await readWhole((listener) => dispatch(pool, request, listener), options);
+    const answer = await readWhole(
+      (listener) => dispatch(pool, request, listener, () => undefined),
+      options,
+    );
     if (tlsSpki === undefined) throw new Error("the relay answered without TLS");
     return { ...answer, tlsSpki };
   } finally {
@@ -208,8 +203,14 @@ function poolOf(
   });
 }
 
-function dispatch(pool: Pool, request: RelayRequest, listener: RelayListener): RelayExchange {
-  const handler = new ExchangeHandler(listener);
+/** @param onOver is called once, just before the listener hears its last event. */
+function dispatch(
+  pool: Pool,
+  request: RelayRequest,
+  listener: RelayListener,
+  onOver: () => void,
+): RelayExchange {
+  const handler = new ExchangeHandler(listener, onOver);
   pool.dispatch(
     {
       method: request.method,
@@ -225,12 +226,14 @@ function dispatch(pool: Pool, request: RelayRequest, listener: RelayListener): R
 /** Adapts undici's events. A class, because its methods are called for every chunk and stay monomorphic. */
 class ExchangeHandler implements Dispatcher.DispatchHandler, RelayExchange {
   readonly #listener: RelayListener;
+  readonly #onOver: () => void;
   #controller: Dispatcher.DispatchController | undefined;
   #ended = false;
   #aborted = false;
 
-  constructor(listener: RelayListener) {
+  constructor(listener: RelayListener, onOver: () => void) {
     this.#listener = listener;
+    this.#onOver = onOver;
   }
 
   onRequestStart(controller: Dispatcher.DispatchController): void {
@@ -253,13 +256,13 @@ class ExchangeHandler implements Dispatcher.DispatchHandler, RelayExchange {
   onResponseEnd(_controller: Dispatcher.DispatchController, trailers: IncomingHttpHeaders): void {
     if (this.#ended) return;
     this.#ended = true;
+    this.#onOver();
     this.#listener.onEnd(trailers);
   }
 
   onResponseError(_controller: Dispatcher.DispatchController, error: Error): void {
     if (this.#ended) return;
-    this.#ended = true;
-    this.#listener.onError(error);
+    this.#fail(error);
   }
 
   pause(): void {
@@ -279,8 +282,13 @@ class ExchangeHandler implements Dispatcher.DispatchHandler, RelayExchange {
       return;
     }
     // No connection yet: the request is dropped when one is there, and the listener need not wait for that.
+    this.#fail(new Error("aborted"));
+  }
+
+  #fail(error: Error): void {
     this.#ended = true;
-    this.#listener.onError(new Error("aborted"));
+    this.#onOver();
+    this.#listener.onError(error);
   }
 }
 

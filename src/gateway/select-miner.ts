@@ -10,7 +10,7 @@ export interface Offer {
   /** Other names by which a customer may mean this miner. */
   readonly names: readonly string[];
   /** Why it cannot be asked at all: without fresh evidence or a valid quote nothing else about it counts. */
-  readonly unavailable?: "not_attested" | "no_valid_quote";
+  readonly unavailable?: "not_attested" | "no_valid_quote" | undefined;
   readonly price: Price;
   /** Least share of the claimed pay for which it serves, basis points. */
   readonly minPayoutBps: number;
@@ -83,18 +83,16 @@ export function selectMiners<O extends Offer>(
     if (reason !== undefined) excluded[reason] = (excluded[reason] ?? 0) + 1;
     return reason === undefined;
   });
-  const listed = (preferences.order ?? []).flatMap((name) =>
-    eligible.filter((offer) => isNamed(offer, name)),
+  const { order, sort } = preferences;
+  const listed = new Set(
+    order?.flatMap((name) => eligible.filter((offer) => isNamed(offer, name))),
   );
-  const ranked = new Set<O>(listed);
-  const others = eligible.filter((offer) => !ranked.has(offer));
+  const others = listed.size === 0 ? eligible : eligible.filter((offer) => !listed.has(offer));
   const view: View = { ...options, typicalTtftMs: typicalTtftOf(eligible) };
-  const rest =
-    preferences.sort === undefined ? byDraw(others, view) : bySort(others, preferences.sort, view);
-  for (const offer of rest) ranked.add(offer);
+  const rest = sort === undefined ? byDraw(others, view) : bySort(others, sort, view);
   // Without fallbacks the customer's own list may still be tried; it has no backup beyond it.
-  const alone = !preferences.allowFallbacks && preferences.order === undefined;
-  const [first, ...more] = [...ranked].slice(0, alone ? 1 : options.count);
+  const alone = !preferences.allowFallbacks && order === undefined;
+  const [first, ...more] = [...listed, ...rest].slice(0, alone ? 1 : options.count);
   return first === undefined
     ? { ok: false, excluded }
     : { ok: true, miners: [first, ...more], excluded };
@@ -105,8 +103,9 @@ interface View extends SelectionOptions {
   readonly typicalTtftMs: number;
 }
 
-/** The median: a newcomer is neither flooded nor starved. */
+/** The median: a newcomer is neither flooded nor starved. It is only looked for when there is a newcomer. */
 function typicalTtftOf(offers: readonly Offer[]): number {
+  if (offers.every(({ health }) => health.ttftMs !== undefined)) return TTFT_PRIOR_MS;
   const known = offers
     .flatMap(({ health }) => (health.ttftMs === undefined ? [] : [health.ttftMs]))
     .sort((a, b) => a - b);
@@ -129,17 +128,20 @@ function bySort<O extends Offer>(
 
 function exclusionOf(offer: Offer, options: SelectionOptions): Exclusion | undefined {
   const { order, only, ignore, allowFallbacks, maxPrice } = options.preferences;
-  const isIn = (names: readonly string[]): boolean => names.some((name) => isNamed(offer, name));
   if (offer.unavailable !== undefined) return offer.unavailable;
-  if (ignore !== undefined && isIn(ignore)) return "ignored";
-  if (only !== undefined && !isIn(only)) return "not_in_only";
-  if (order !== undefined && !allowFallbacks && !isIn(order)) return "not_in_order";
+  if (ignore !== undefined && isIn(offer, ignore)) return "ignored";
+  if (only !== undefined && !isIn(offer, only)) return "not_in_only";
+  if (order !== undefined && !allowFallbacks && !isIn(offer, order)) return "not_in_order";
   if (maxPrice !== undefined && exceeds(offer.price, maxPrice, options.markupBps))
     return "over_max_price";
   if (offer.minPayoutBps > options.payoutBps) return "payout_too_low";
   if (offer.ejected) return "ejected";
   if (offer.health.inflight >= offer.health.capacity) return "at_capacity";
   return undefined;
+}
+
+function isIn(offer: Offer, names: readonly string[]): boolean {
+  return names.some((name) => isNamed(offer, name));
 }
 
 function isNamed(offer: Offer, name: string): boolean {
@@ -165,29 +167,32 @@ function exceeds(
 /** Ranks by repeated draws: the first is the choice, the next the choice had it not been there, and so on. */
 function byDraw<O extends Offer>(candidates: readonly O[], view: View): readonly O[] {
   const ranked: O[] = [];
-  const left = new Map(candidates.map((offer) => [offer, effectiveCostOf(offer, view)]));
-  while (left.size > 0 && ranked.length < view.count) {
-    const best = Math.min(...left.values());
-    const band = [...left].filter(([, cost]) => cost <= best * BAND).map(([offer]) => offer);
-    const next = powerOfTwo(band, view);
+  let left = candidates.map((offer) => ({ offer, cost: effectiveCostOf(offer, view) }));
+  while (left.length > 0 && ranked.length < view.count) {
+    const most = BAND * left.reduce((best, { cost }) => Math.min(best, cost), Infinity);
+    const next = powerOfTwo(
+      left.filter(({ cost }) => cost <= most).map(({ offer }) => offer),
+      view,
+    );
     if (next === undefined) break;
     ranked.push(next);
-    left.delete(next);
+    left = left.filter(({ offer }) => offer !== next);
   }
   return ranked;
 }
 
 function powerOfTwo<O extends Offer>(band: readonly O[], view: View): O | undefined {
   const weights = weightsOf(band);
-  const first = draw(band, weights, view.random);
+  const at = draw(weights, view.random);
+  const first = band[at];
   if (first === undefined || band.length === 1) return first;
-  const others = band.filter((offer) => offer !== first);
-  const second = draw(others, weights, view.random) ?? first;
+  weights[at] = 0;
+  const second = band[draw(weights, view.random)] ?? first;
   return loadOf(second, view) < loadOf(first, view) ? second : first;
 }
 
 /** Free capacity, with no owner above half of the whole when there are three or more. */
-function weightsOf<O extends Offer>(band: readonly O[]): ReadonlyMap<O, number> {
+function weightsOf(band: readonly Offer[]): number[] {
   const byOwner = new Map<Coldkey, number>();
   let total = 0;
   for (const { coldkey, health } of band) {
@@ -195,26 +200,23 @@ function weightsOf<O extends Offer>(band: readonly O[]): ReadonlyMap<O, number> 
     total += health.capacity;
   }
   const ownerMax = byOwner.size >= OWNERS_FOR_SHARE ? total * OWNER_SHARE_MAX : total;
-  return new Map(
-    band.map((offer) => {
-      const own = byOwner.get(offer.coldkey) ?? 0;
-      return [offer, offer.health.capacity * (own > ownerMax ? ownerMax / own : 1)];
-    }),
-  );
+  return band.map(({ coldkey, health }) => {
+    const own = byOwner.get(coldkey) ?? 0;
+    return health.capacity * (own > ownerMax ? ownerMax / own : 1);
+  });
 }
 
-function draw<O extends Offer>(
-  offers: readonly O[],
-  weights: ReadonlyMap<O, number>,
-  random: () => number,
-): O | undefined {
-  const total = offers.reduce((sum, offer) => sum + (weights.get(offer) ?? 0), 0);
-  let at = random() * total;
-  for (const offer of offers) {
-    at -= weights.get(offer) ?? 0;
-    if (at < 0) return offer;
+/** @returns an index, drawn in proportion to its weight; the last one that has any when rounding left nothing. */
+function draw(weights: readonly number[], random: () => number): number {
+  let at = random() * weights.reduce((sum, weight) => sum + weight, 0);
+  let last = -1;
+  for (const [index, weight] of weights.entries()) {
+    if (weight === 0) continue;
+    at -= weight;
+    if (at < 0) return index;
+    last = index;
   }
-  return offers.at(-1);
+  return last;
 }
 
 /** Latency that a further request would meet. */
@@ -225,8 +227,8 @@ function loadOf({ health }: Offer, { typicalTtftMs }: View): number {
 /** A comparison value, not an amount: floating point is exact enough to rank by. */
 function costOf({ price }: Offer, expected: Usage): number {
   let cost = 0;
-  for (const [dimension, count] of Object.entries(expected))
-    cost += Number(price[dimension as Dimension] ?? 0n) * count;
+  for (const dimension in expected)
+    cost += Number(price[dimension as Dimension] ?? 0n) * (expected[dimension as Dimension] ?? 0);
   return cost;
 }
 

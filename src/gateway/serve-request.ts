@@ -1,4 +1,4 @@
-import { createHash } from "node:crypto";
+import { hash } from "node:crypto";
 import type { HoldVerdict, Ledger } from "../billing/ledger.ts";
 import { RouterError } from "../core/errors.ts";
 import { GRANT_LIFE_SECONDS_MAX, type Grant } from "../core/grant.ts";
@@ -59,7 +59,6 @@ export interface ClientAnswer {
   /** @returns false when the customer has more than enough to read. */
   write(chunk: Buffer): boolean;
   end(chunk?: Buffer): void;
-  isGone(): boolean;
   /** Tells once that the customer closed the connection before the answer was complete. */
   onGone(listener: () => void): void;
   onDrain(listener: () => void): void;
@@ -508,7 +507,7 @@ export function requestServer(
       plan,
       ceiling,
       body,
-      bodyHash: createHash("sha256").update(body).digest("base64url"),
+      bodyHash: hash("sha256", body, "base64url"),
       epoch: deps.payingEpoch(),
       client,
       reserved: 0,

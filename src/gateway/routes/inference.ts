@@ -4,7 +4,6 @@ import { RouterError } from "../../core/errors.ts";
 import { type AccountId, newRequestId } from "../../core/ids.ts";
 import { SURFACES, type Surface } from "../../core/surface.ts";
 import type { ApiKey, Authenticator } from "../auth.ts";
-import { requestIdsOf } from "../error-answer.ts";
 import type { ClientAnswer, InferenceRequest } from "../serve-request.ts";
 
 export interface InferenceDeps {
@@ -18,14 +17,21 @@ export interface InferenceDeps {
   readonly bodyBytesMax: number;
 }
 
+declare module "fastify" {
+  interface FastifyRequest {
+    /** The key of an inference request that was admitted. */
+    apiKey: ApiKey | undefined;
+  }
+}
+
 /** `POST /chat/completions` and `POST /messages`. */
 export function inferenceRoutes(app: FastifyInstance, deps: InferenceDeps): void {
-  const keys = new WeakMap<FastifyRequest, ApiKey>();
+  app.decorateRequest("apiKey", undefined);
 
   // Everything that can be refused is refused before the body is read.
   const onRequest = async (request: FastifyRequest, reply: FastifyReply): Promise<void> => {
     const { raw } = request;
-    requestIdsOf.set(raw, newRequestId(Date.now()));
+    request.inferenceId = newRequestId(Date.now());
     const key = await deps.auth.keyOf(raw.headers);
     if (key.management)
       throw new RouterError("permission_denied", "A management key cannot be used for inference.");
@@ -41,13 +47,12 @@ export function inferenceRoutes(app: FastifyInstance, deps: InferenceDeps): void
     const declared = Number(raw.headers["content-length"] ?? deps.bodyBytesMax);
     const leave = deps.admit(key.account, Math.min(declared, deps.bodyBytesMax));
     reply.raw.once("close", leave);
-    keys.set(request, key);
+    request.apiKey = key;
   };
 
   for (const [surface, { path }] of Object.entries(SURFACES)) {
     app.post(path, { onRequest, bodyLimit: deps.bodyBytesMax }, async (request, reply) => {
-      const key = keys.get(request);
-      const id = requestIdsOf.get(request.raw);
+      const { apiKey: key, inferenceId: id } = request;
       if (key === undefined || id === undefined) throw new Error("the request was not admitted");
       if (!Buffer.isBuffer(request.body))
         throw new RouterError("invalid_json", "The request has no body.");
@@ -60,7 +65,7 @@ export function inferenceRoutes(app: FastifyInstance, deps: InferenceDeps): void
           upstreamHeaders: upstreamHeadersOf(request.raw.headers),
           receivedMs: Date.now(),
         },
-        clientAnswer(reply),
+        new ClientConnection(reply),
       );
     });
   }
@@ -79,34 +84,49 @@ function upstreamHeadersOf(headers: IncomingHttpHeaders): Record<string, string>
   return kept;
 }
 
-/** The customer's side of one answer. Fastify is out of it as soon as the answer begins. */
-function clientAnswer(reply: FastifyReply): ClientAnswer {
-  const raw: ServerResponse = reply.raw;
-  return {
-    begin: (status, headers) => {
-      reply.hijack();
-      if (raw.destroyed) return;
-      raw.writeHead(status, headers);
-    },
-    write: (chunk) => raw.destroyed || raw.write(chunk),
-    end: (chunk) => {
-      if (raw.destroyed) return;
-      if (chunk === undefined) raw.end();
-      else raw.end(chunk);
-    },
-    isGone: () => raw.destroyed && !raw.writableFinished,
-    onGone: (listener) => {
-      raw.once("close", () => {
-        if (!raw.writableFinished) listener();
-      });
-      // Writing to a socket that a customer closed must not end the process.
-      raw.on("error", () => undefined);
-    },
-    onDrain: (listener) => {
-      raw.on("drain", listener);
-    },
-    destroy: () => {
-      raw.destroy();
-    },
-  };
+/**
+ * The customer's side of one answer. Fastify is out of it as soon as the answer begins.
+ *
+ * A class, because one is made for every request: seven closures would be more to make than the work they do.
+ */
+class ClientConnection implements ClientAnswer {
+  readonly #reply: FastifyReply;
+  readonly #raw: ServerResponse;
+
+  constructor(reply: FastifyReply) {
+    this.#reply = reply;
+    this.#raw = reply.raw;
+  }
+
+  begin(status: number, headers: Readonly<Record<string, string | number>>): void {
+    this.#reply.hijack();
+    if (!this.#raw.destroyed) this.#raw.writeHead(status, headers);
+  }
+
+  write(chunk: Buffer): boolean {
+    return this.#raw.destroyed || this.#raw.write(chunk);
+  }
+
+  end(chunk?: Buffer): void {
+    if (this.#raw.destroyed) return;
+    if (chunk === undefined) this.#raw.end();
+    else this.#raw.end(chunk);
+  }
+
+  onGone(listener: () => void): void {
+    const raw = this.#raw;
+    raw.once("close", () => {
+      if (!raw.writableFinished) listener();
+    });
+    // Writing to a socket that a customer closed must not end the process.
+    raw.on("error", () => undefined);
+  }
+
+  onDrain(listener: () => void): void {
+    this.#raw.on("drain", listener);
+  }
+
+  destroy(): void {
+    this.#raw.destroy();
+  }
 }
