@@ -123,7 +123,6 @@ export function openRecovery(options: RecoveryOptions): Recovery {
       durationMs: receipt.t.dur,
       receiptHash: receiptHashOf(token),
       receiptSalt: salt,
-      receipt: token,
       attempts: found.attempts,
     };
     const result = await ledger.settle({

@@ -57,8 +57,6 @@ export interface GenerationRow extends SettledRow {
   /** Whether the provider reported the usage or the relay counted it. */
   readonly source: string;
   readonly upstreamModel: string;
-  /** The receipt token itself, so that a customer can check it. */
-  readonly receipt: string;
 }
 
 /** The ledger, as far as ending a hold goes. */
@@ -400,6 +398,11 @@ export function leafFor(
   return `${token}\n${countersignature}`;
 }
 
+/** The receipt token in a leaf made by `leafFor`. */
+export function receiptOfLeaf(leaf: string): string {
+  return leaf.slice(0, leaf.indexOf("\n"));
+}
+
 function settledRowOf(
   { token, salt, receipt }: CheckedReceipt,
   expectation: ReceiptExpectation,
@@ -418,7 +421,6 @@ function settledRowOf(
     durationMs: end.durationMs ?? receipt.t.dur,
     receiptHash: receiptHashOf(token),
     receiptSalt: salt,
-    receipt: token,
     attempts: Number.parseInt(expectation.work.rid.slice(-2), 16) + 1,
   };
 }
