@@ -6,7 +6,7 @@ import { isRetryable } from "../runtime/queryable.ts";
 const BATCH_ORDERS_MAX = 500;
 /**
  * Time from the start of a batch of several orders to the start of the next. A batch costs the database about as much as
- * twelve requests, whatever is in it: at 2,000 requests/s, batches without a pause took three times the processor time.
+ * twelve requests, whatever is in it: at 2,000 requests/s, batches without a pause took twice the processor time.
  * Whoever is alone never waits.
  */
 const BATCH_PERIOD_MS = 4;
