@@ -24,12 +24,7 @@ if (files.length === 0) {
 }
 const child = spawn(
   process.execPath,
-  [
-    "--test",
-    "--test-timeout=120000",
-    `--test-concurrency=${Math.max(2, cpus().length)}`,
-    ...files,
-  ],
+  ["--test", "--test-timeout=120000", `--test-concurrency=${Math.max(2, cpus().length)}`, ...files],
   { stdio: "inherit" },
 );
 child.on("exit", (code) => {

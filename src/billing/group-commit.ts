@@ -2,8 +2,14 @@ import { setTimeout as delay } from "node:timers/promises";
 import { type ErrorCode, RouterError } from "../core/errors.ts";
 import { isRetryable } from "../runtime/queryable.ts";
 
-/** Orders in one statement. At 6,000 requests/s a batch has about 70. */
+/** Orders in one statement. */
 const BATCH_ORDERS_MAX = 500;
+/**
+ * Time from the start of a batch of several orders to the start of the next. A batch costs the database about as much as
+ * twelve requests, whatever is in it: at 2,000 requests/s, batches without a pause took twice the processor time.
+ * Whoever is alone never waits.
+ */
+const BATCH_PERIOD_MS = 4;
 /** Orders that may wait before new holds are refused. */
 const HOLDS_WAITING_MAX = 10_000;
 /** Room for the ends of what is held: refusing one would lose money, so it is far larger. */
@@ -36,7 +42,10 @@ export interface GroupCommitEvents {
   poisoned(error: Error): void;
 }
 
-/** A queue whose content is committed together: one batch in flight, everything that arrives meanwhile is the next. */
+/**
+ * A queue whose content is committed together: one batch in flight, everything that arrives meanwhile is the next. Under
+ * load a batch starts 4 ms after the one before.
+ */
 export interface GroupCommit<T extends Order> {
   /** @throws RouterError `overloaded`, `ledger_unavailable` or `shutting_down`. */
   push(order: T): void;
@@ -147,12 +156,22 @@ export function openGroupCommit<T extends Order>(
     for (const order of batch) await commitAll([order]);
   };
 
+  let nextStartMs = 0;
+  const pace = async (): Promise<void> => {
+    const waitMs = nextStartMs - performance.now();
+    if (waitMs > 0 && queue.length < BATCH_ORDERS_MAX)
+      await delay(waitMs, undefined, { signal: giveUp.signal }).catch(() => {});
+  };
+
   const pump = async (): Promise<void> => {
     while (queue.length > 0) {
+      if (nextStartMs > 0) await pace();
       if (giveUp.signal.aborted) {
         for (const order of take()) order.fail(unavailable(), false);
       } else {
-        await commitAll(take());
+        const batch = take();
+        nextStartMs = batch.length > 1 ? performance.now() + BATCH_PERIOD_MS : 0;
+        await commitAll(batch);
       }
     }
   };

@@ -17,6 +17,7 @@ import {
 } from "../runtime/metrics.ts";
 import { isRetryable } from "../runtime/queryable.ts";
 import type { Closable } from "../runtime/shutdown.ts";
+import { arrayParams } from "./array-params.ts";
 import { HOLD_WAIT_MS_MAX, type Order, openGroupCommit } from "./group-commit.ts";
 import { migrateBilling } from "./schema.ts";
 
@@ -113,6 +114,8 @@ export interface RequestRecord {
   /** Why it was released. */
   readonly reason: string | undefined;
   readonly row: ReleasedRow | undefined;
+  /** Its leaf of the usage log, when it is settled. */
+  readonly leaf: string | undefined;
 }
 
 /** A hold that has not ended. */
@@ -204,6 +207,7 @@ type LedgerOrder =
   | (Order & {
       readonly kind: "settle";
       readonly order: SettleOrder;
+      /** Tells a call that is repeated because its acknowledgement was lost from another one for the same request. */
       readonly call: string;
       readonly done: (result: "settled" | "already_ended") => void;
     })
@@ -262,14 +266,6 @@ export async function openLedger({
     holdWaitMs,
   );
 
-  // Tells a call that is repeated because its acknowledgement was lost from another call for the same request.
-  const run = randomUUID();
-  let calls = 0;
-  const nextCall = (): string => {
-    calls += 1;
-    return `${run}:${calls}`;
-  };
-
   const releaseLater = (request: RequestId, reason: string, row?: ReleasedRow) =>
     new Promise<"released" | "already_ended">((resolve, reject) => {
       commits.push({
@@ -278,7 +274,7 @@ export async function openLedger({
         isHold: false,
         queuedMs: Date.now(),
         order: { request, reason, row },
-        call: nextCall(),
+        call: randomUUID(),
         done: resolve,
         fail: reject,
       });
@@ -315,7 +311,7 @@ export async function openLedger({
         isHold: false,
         queuedMs: Date.now(),
         order,
-        call: nextCall(),
+        call: randomUUID(),
         done: resolve,
         fail: reject,
       });
@@ -364,7 +360,7 @@ function assertLeaf(leaf: string, epoch: number): void {
   assert(Number.isInteger(epoch) && epoch >= 0 && epoch <= INT4_MAX, `not an epoch: ${epoch}`);
 }
 
-const APPLY_BATCH = `SELECT * FROM ledger.apply_batch(${Array.from({ length: 26 }, (_, i) => `$${i + 1}`).join(", ")})`;
+const APPLY_BATCH = `SELECT * FROM ledger.apply_batch(${Array.from({ length: 28 }, (_, i) => `$${i + 1}`).join(", ")})`;
 
 /** One statement, one commit. @returns what gives every caller its verdict. */
 async function commitBatch(
@@ -376,6 +372,8 @@ async function commitBatch(
   const releases = batch.filter((entry) => entry.kind === "release");
   const notes = batch.filter((entry) => entry.kind === "note");
   const holds = batch.filter((entry) => entry.kind === "hold");
+  const accounts = positions(holds.map(({ order }) => order.account));
+  const miners = positions(settles.map(({ order }) => order.miner));
   const [row] = await database.query<{
     settled: string;
     released: string;
@@ -383,31 +381,40 @@ async function commitBatch(
     available: (bigint | null)[];
   }>(APPLY_BATCH, [
     gateway,
-    settles.map(({ order }) => order.request),
-    settles.map(({ call }) => call),
-    settles.map(({ order }) => order.charge.toString()),
-    settles.map(({ order }) => order.minerAmount.toString()),
-    settles.map(({ order }) => order.miner),
-    settles.map(({ order }) => order.epoch),
-    settles.map(({ order }) => storable(order.leaf)),
-    settles.map(({ order }) => storable(order.row.upstreamId ?? "")),
-    settles.map(({ order }) => storableJson(order.row)),
-    releases.map(({ order }) => order.request),
-    releases.map(({ call }) => call),
-    releases.map(({ order }) => storable(order.reason)),
-    releases.map(({ order }) => (order.row === undefined ? null : storableJson(order.row))),
-    notes.map(({ order }) => storable(order.leaf)),
-    notes.map(({ order }) => order.epoch),
-    holds.map(({ order }) => order.request),
-    holds.map(({ order }) => order.account),
-    holds.map(({ order }) => order.amount.toString()),
-    holds.map(({ order }) => storable(order.fingerprint)),
-    holds.map(({ order }) => order.expiresMs),
-    holds.map(({ order }) => storable(order.row.apiKeyId)),
-    holds.map(({ order }) => storable(order.row.model)),
-    holds.map(({ order }) => order.row.surface),
-    holds.map(({ order }) => order.row.streamed),
-    holds.map(({ order }) => order.row.createdMs),
+    ...arrayParams([
+      { type: "text", values: accounts.names },
+      { type: "text", values: miners.names },
+      { type: "uuid", values: settles.map(({ order }) => order.request) },
+      { type: "uuid", values: settles.map(({ call }) => call) },
+      { type: "int8", values: settles.map(({ order }) => order.charge) },
+      { type: "int8", values: settles.map(({ order }) => order.minerAmount) },
+      { type: "int4", values: miners.at },
+      { type: "int4", values: settles.map(({ order }) => order.epoch) },
+      { type: "text", values: settles.map(({ order }) => storable(order.leaf)) },
+      { type: "text", values: settles.map(({ order }) => storable(order.row.upstreamId ?? "")) },
+      { type: "text", values: settles.map(({ order }) => JSON.stringify(order.row)) },
+      { type: "uuid", values: releases.map(({ order }) => order.request) },
+      { type: "uuid", values: releases.map(({ call }) => call) },
+      { type: "text", values: releases.map(({ order }) => storable(order.reason)) },
+      {
+        type: "text",
+        values: releases.map(({ order: { row: known } }) =>
+          known === undefined ? null : JSON.stringify(known),
+        ),
+      },
+      { type: "text", values: notes.map(({ order }) => storable(order.leaf)) },
+      { type: "int4", values: notes.map(({ order }) => order.epoch) },
+      { type: "uuid", values: holds.map(({ order }) => order.request) },
+      { type: "int4", values: accounts.at },
+      { type: "int8", values: holds.map(({ order }) => order.amount) },
+      { type: "text", values: holds.map(({ order }) => storable(order.fingerprint)) },
+      { type: "int8", values: holds.map(({ order }) => BigInt(order.expiresMs)) },
+      { type: "text", values: holds.map(({ order }) => storable(order.row.apiKeyId)) },
+      { type: "text", values: holds.map(({ order }) => storable(order.row.model)) },
+      { type: "text", values: holds.map(({ order }) => order.row.surface) },
+      { type: "bool", values: holds.map(({ order }) => order.row.streamed) },
+      { type: "int8", values: holds.map(({ order }) => BigInt(order.row.createdMs)) },
+    ]),
   ]);
   assert(row !== undefined, "the batch had no answer");
   assert(
@@ -452,10 +459,15 @@ function storable(text: string): string {
   return text.toWellFormed().replaceAll("\0", "");
 }
 
-function storableJson(value: object): string {
-  return JSON.stringify(value, (_key, item: unknown) =>
-    typeof item === "string" ? storable(item) : item,
-  );
+/** Each name once, and where the names are among them, counted from 1 as PostgreSQL does. */
+function positions(names: readonly string[]): { names: string[]; at: number[] } {
+  const seen = new Map<string, number>();
+  const at = names.map((name) => {
+    const known = seen.get(name) ?? seen.size + 1;
+    seen.set(name, known);
+    return known;
+  });
+  return { names: [...seen.keys()], at };
 }
 
 /** Runs a statement of its own and words its failure for a customer. */
@@ -520,7 +532,7 @@ async function expire(database: Database, nowMs: number): Promise<number> {
 
 const STATES = ["open", "settled", "released", "expired"] as const;
 
-interface HoldRow {
+interface RequestRow {
   readonly id: RequestId;
   readonly account: AccountId;
   readonly state: number;
@@ -533,13 +545,17 @@ interface HoldRow {
   readonly surface: string;
   readonly streamed: boolean;
   readonly created_ms: bigint;
-  readonly expires_ms: bigint;
   readonly ended_ms: bigint | null;
   readonly reason: string | null;
-  readonly outcome: ReleasedRow | null;
+  readonly outcome: string | null;
+  readonly leaf_text: string | null;
 }
 
-function recordOf(row: HoldRow): RequestRecord {
+type OpenHoldRow = Pick<RequestRow, "id" | "account" | "amount" | "created_ms"> & {
+  readonly expires_ms: bigint;
+};
+
+function recordOf(row: RequestRow): RequestRecord {
   const state = STATES[row.state];
   assert(state !== undefined, `not a state of a hold: ${row.state}`);
   return {
@@ -557,7 +573,8 @@ function recordOf(row: HoldRow): RequestRecord {
     createdMs: Number(row.created_ms),
     endedMs: row.ended_ms === null ? undefined : Number(row.ended_ms),
     reason: row.reason ?? undefined,
-    row: row.outcome ?? undefined,
+    row: row.outcome === null ? undefined : (JSON.parse(row.outcome) as ReleasedRow),
+    leaf: row.leaf_text ?? undefined,
   };
 }
 
@@ -567,10 +584,10 @@ function readsOf(
 ): Pick<Ledger, "openHolds" | "balance" | "requestOf" | "leaves" | "leafCount"> {
   return {
     openHolds: async (olderThanMs = Number.MAX_SAFE_INTEGER) => {
-      const rows = await ask<HoldRow>(
+      const rows = await ask<OpenHoldRow>(
         database,
         `SELECT id, account, amount, created_ms, expires_ms FROM ledger.hold
-          WHERE state = 0 AND gateway = $1 AND created_ms < $2 ORDER BY created_ms LIMIT $3`,
+          WHERE gateway = $1 AND created_ms < $2 ORDER BY created_ms LIMIT $3`,
         [gateway, olderThanMs, OPEN_HOLDS_MAX],
       );
       return rows.map((row) => ({
@@ -608,10 +625,13 @@ function readsOf(
     },
     requestOf: async (id, account) => {
       const request = requestIdOf(id);
-      const [row] = await ask<HoldRow>(
+      const [row] = await ask<RequestRow>(
         database,
-        `SELECT * FROM ledger.hold WHERE ${request === undefined ? "upstream_id" : "id"} = $1 AND account = $2
-          ORDER BY created_ms DESC LIMIT 1`,
+        `SELECT r.*, l.leaf AS leaf_text
+           FROM (SELECT * FROM ledger.request
+                  WHERE ${request === undefined ? "upstream_id" : "id"} = $1 AND account = $2
+                  ORDER BY created_ms DESC LIMIT 1) r
+           LEFT JOIN ledger.log_leaf l ON l.gateway = r.gateway AND l.index = r.leaf`,
         [storable(id), account],
       );
       return row === undefined ? undefined : recordOf(row);

@@ -18,7 +18,7 @@ export function keyUsageReader(
               COALESCE(sum(charged - refunded) FILTER (WHERE created_ms >= $2), 0)::bigint AS day,
               COALESCE(sum(charged - refunded) FILTER (WHERE created_ms >= $3), 0)::bigint AS week,
               COALESCE(sum(charged - refunded) FILTER (WHERE created_ms >= $4), 0)::bigint AS month
-         FROM ledger.hold WHERE api_key = $1 AND state = 1`,
+         FROM ledger.ended WHERE api_key = $1 AND state = 1`,
       [keyId, day, week, month],
     );
     return row ?? { total: 0n, day: 0n, week: 0n, month: 0n };

@@ -51,3 +51,8 @@ export function leafWriter(
     return `${receiptToken}\n${token}`;
   };
 }
+
+/** The receipt token in a leaf. */
+export function receiptOfLeaf(leaf: string): string {
+  return leaf.slice(0, leaf.indexOf("\n"));
+}

@@ -119,7 +119,6 @@ export function openRecovery(options: RecoveryOptions): Recovery {
       durationMs: receipt.t.dur,
       receiptHash: claimsHashOf(token),
       receiptSalt: salt,
-      receipt: token,
       attempts: found.attempts,
     };
     const result = await ledger.settle({

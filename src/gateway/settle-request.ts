@@ -53,8 +53,6 @@ export interface GenerationRow extends SettledRow {
   /** Whether the provider reported the usage or the relay counted it. */
   readonly source: string;
   readonly upstreamModel: string;
-  /** The receipt token itself, so that a customer can check it. */
-  readonly receipt: string;
 }
 
 /** The ledger, as far as ending a hold goes. */
@@ -377,7 +375,6 @@ function settledRowOf(
     durationMs: end.durationMs ?? receipt.t.dur,
     receiptHash: claimsHashOf(token),
     receiptSalt: salt,
-    receipt: token,
     attempts: Number.parseInt(expectation.work.rid.slice(-2), 16) + 1,
   };
 }

@@ -8,7 +8,7 @@
 import { readdirSync, rmSync } from "node:fs";
 import path from "node:path";
 import { parentPort, workerData } from "node:worker_threads";
-import { PGlite, type PGliteOptions } from "@electric-sql/pglite";
+import { messages, PGlite, type PGliteOptions, protocol } from "@electric-sql/pglite";
 import { dataDir } from "@electric-sql/pglite-prepopulatedfs";
 import { DURABLE_START_PARAMS, DurableFileSystem } from "./durable-file-system.ts";
 import { syncTree } from "./sync-path.ts";
@@ -62,8 +62,7 @@ async function run({ id, sql, params }: PgliteRequest): Promise<void> {
       await database.exec(sql);
       answer({ id, rows: [] });
     } else {
-      const { rows } = await database.query<object>(sql, [...params]);
-      answer({ id, rows });
+      answer({ id, rows: await query(sql, params) });
     }
   } catch (error) {
     const isLost = isFatal(error);
@@ -72,6 +71,122 @@ async function run({ id, sql, params }: PgliteRequest): Promise<void> {
     // After a PANIC the engine would hang; it is started again and recovers from its log.
     if (isLost) process.exit(1);
   }
+}
+
+async function query(sql: string, params: readonly unknown[]): Promise<object[]> {
+  return params.some((param) => param instanceof Uint8Array)
+    ? await queryPrepared(sql, params)
+    : (await database.query<object>(sql, [...params])).rows;
+}
+
+/** What is known of a statement that stays prepared. */
+interface Prepared {
+  readonly name: string;
+  /** Type oids of its parameters. */
+  readonly params: readonly number[];
+  readonly fields: readonly { readonly name: string; readonly dataTypeID: number }[];
+}
+
+const prepared = new Map<string, Prepared>();
+
+/**
+ * Runs a statement with binary parameters, which is prepared once. PGlite's `query` takes six calls into WebAssembly for
+ * a statement, and would write the bytes as text. Other statements are left to it: a plan that is kept is one for the size
+ * that the tables had.
+ */
+async function queryPrepared(sql: string, params: readonly unknown[]): Promise<object[]> {
+  const statement = prepared.get(sql) ?? (await prepare(sql));
+  const message = writeExecution(
+    statement.name,
+    params.map((param, i) => textOrBytes(param, statement.params[i] ?? 0)),
+  );
+  const answers = await database.execProtocolStream(message, { syncToFs: false });
+  return answers
+    .filter((message) => message instanceof messages.DataRowMessage)
+    .map(({ fields }) =>
+      Object.fromEntries(
+        statement.fields.map(({ name, dataTypeID }, i) => {
+          const text = fields[i] ?? null;
+          const parse = database.parsers[dataTypeID];
+          return [name, text === null || parse === undefined ? text : parse(text)];
+        }),
+      ),
+    );
+}
+
+function textOrBytes(param: unknown, type: number): string | Uint8Array | null {
+  if (param instanceof Uint8Array) return param;
+  if (param === null || param === undefined) return null;
+  const serialize = database.serializers[type];
+  if (serialize !== undefined) return serialize(param) as string;
+  if (typeof param === "string") return param;
+  throw new Error(`a parameter of type ${type} is not given as text`);
+}
+
+/** Reused, because PGlite's own writer allocates several times the size of each message. */
+let scratch = Buffer.allocUnsafeSlow(65_536);
+/** Bytes of a message beside its parameters and their lengths. */
+const ENVELOPE_BYTES_MAX = 256;
+/** Of the format code and the length of a parameter. */
+const PARAM_BYTES = 6;
+const TEXT_FORMAT = 0;
+const BINARY_FORMAT = 1;
+
+/**
+ * Bind, Execute and Sync in one buffer, which the next call overwrites; the results come back as text
+ * (PostgreSQL 18 manual, chapter 54.7).
+ */
+function writeExecution(name: string, params: readonly (string | Uint8Array | null)[]): Uint8Array {
+  const bytesMax = params.reduce(
+    (sum, param) => sum + PARAM_BYTES + (param === null ? 0 : Buffer.byteLength(param)),
+    ENVELOPE_BYTES_MAX,
+  );
+  if (scratch.length < bytesMax) scratch = Buffer.allocUnsafeSlow(2 * bytesMax);
+  // 'B', length, the unnamed portal, the statement, the formats of the parameters.
+  let at = 5 + scratch.write(`\0${name}\0`, 5);
+  at = scratch.writeInt16BE(params.length, at);
+  for (const param of params) {
+    at = scratch.writeInt16BE(param instanceof Uint8Array ? BINARY_FORMAT : TEXT_FORMAT, at);
+  }
+  at = scratch.writeInt16BE(params.length, at);
+  for (const param of params) {
+    const start = at + 4;
+    let bytes = 0;
+    if (typeof param === "string") bytes = scratch.write(param, start);
+    else if (param !== null) {
+      scratch.set(param, start);
+      bytes = param.length;
+    }
+    scratch.writeInt32BE(param === null ? -1 : bytes, at);
+    at = start + bytes;
+  }
+  // All results as text.
+  at = scratch.writeInt16BE(0, at);
+  scratch.write("B", 0);
+  scratch.writeInt32BE(at - 1, 1);
+  for (const part of [protocol.serialize.execute({}), protocol.serialize.sync()]) {
+    scratch.set(part, at);
+    at += part.length;
+  }
+  return scratch.subarray(0, at);
+}
+
+async function prepare(sql: string): Promise<Prepared> {
+  const name = `s${prepared.size}`;
+  const { serialize } = protocol;
+  const answers = await database.execProtocolStream(
+    Buffer.concat([
+      serialize.parse({ name, text: sql }),
+      serialize.describe({ type: "S", name }),
+      serialize.sync(),
+    ]),
+    { syncToFs: false },
+  );
+  const types = answers.find((message) => message instanceof messages.ParameterDescriptionMessage);
+  const columns = answers.find((message) => message instanceof messages.RowDescriptionMessage);
+  const statement = { name, params: types?.dataTypeIDs ?? [], fields: columns?.fields ?? [] };
+  prepared.set(sql, statement);
+  return statement;
 }
 
 async function close(): Promise<void> {

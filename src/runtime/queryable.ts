@@ -4,6 +4,8 @@ import type { Closable } from "./shutdown.ts";
 export interface Queryable {
   /**
    * One statement with `$1…` parameters. int8 comes back as bigint, bytea as Uint8Array, jsonb parsed, timestamptz as Date.
+   * A Uint8Array is a parameter in the binary format of its type, any other value is sent as text. A statement with one
+   * is kept prepared by the embedded store, so there should be few such texts.
    * `Row` is the caller's promise about the columns; nothing checks it.
    *
    * @throws DatabaseError
@@ -38,11 +40,11 @@ export class DatabaseError extends Error {
 }
 
 /**
- * SQLSTATE classes and codes after which the same statement may succeed: connection (08), resources (53),
- * operator intervention (57), system (58), serialization and deadlock, lock timeout, and read-only after a failover.
+ * SQLSTATE classes and codes after which the same statement may succeed: connection (08, but not 08P01, which is a
+ * malformed parameter and stays one), resources (53), operator intervention (57), system (58), serialization and deadlock, lock timeout, and read-only after a failover.
  * PostgreSQL 18 manual, appendix A.
  */
-const RETRYABLE = /^(08|53|57|58)|^(40001|40P01|55P03|25006)$/;
+const RETRYABLE = /^(08(?!P01)|53|57|58)|^(40001|40P01|55P03|25006)$/;
 
 /** Whether repeating the same statement can help. After such an error, a commit may or may not have happened. */
 export function isRetryable(error: unknown): boolean {

@@ -25,7 +25,7 @@ test("kill -9 loses nothing that was acknowledged, and the books balance", async
         [],
       );
       const rows = await database.query<{ id: string; state: number }>(
-        "SELECT id, state FROM ledger.hold",
+        "SELECT id, state FROM ledger.request",
       );
       const states = new Map(rows.map(({ id, state }) => [id, state]));
       for (const id of held) assert.ok(states.has(id), `hold ${id} was acknowledged and is lost`);

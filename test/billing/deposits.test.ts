@@ -176,12 +176,12 @@ describe("openDepositScanner()", () => {
         blockMs: 12_000,
       })),
     );
-    const journals = await database.query<{ id: string }>(
-      "SELECT id FROM ledger.journal WHERE id LIKE '%' || $1 ORDER BY id",
+    const journals = await database.query<{ cause: string }>(
+      "SELECT cause FROM ledger.journal WHERE cause LIKE '%' || $1 ORDER BY cause",
       [deposits[0]?.id],
     );
     assert.deepEqual(
-      journals.map(({ id }) => id.split(":")[0]),
+      journals.map(({ cause }) => cause.split(":")[0]),
       ["credit", "dep"],
     );
   });

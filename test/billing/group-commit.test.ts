@@ -65,6 +65,27 @@ function openManual(holdWaitMs = 10_000) {
 }
 
 describe("openGroupCommit()", () => {
+  test("pauses after a batch of several orders, not after one alone", async () => {
+    const { queue, push, batch, batches } = openManual();
+    push(1);
+    for (const n of [2, 3]) push(n);
+    (await batch(0)).end();
+    const startedMs = performance.now();
+    (await batch(1)).end();
+    assert.equal(queue.waiting(), 0);
+    push(4);
+    push(5);
+    await batch(2);
+    // Half of the period, since the clocks of timers are coarse.
+    assert.ok(performance.now() - startedMs >= 2);
+    (await batch(2)).end();
+    await queue.close();
+    assert.deepEqual(
+      batches.map(({ orders }) => orders),
+      [[1], [2, 3], [4, 5]],
+    );
+  });
+
   test("has one batch in flight; everything that arrives meanwhile is the next", async () => {
     const { queue, push, batch, batches, done } = openManual();
     for (const n of [1, 2, 3, 4]) push(n);

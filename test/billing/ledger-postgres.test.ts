@@ -86,7 +86,7 @@ if (bin === undefined) {
       };
       await Promise.all(ledgers.flatMap((ledger) => [1, 2, 3, 4].map(() => race(ledger))));
       const rows = await database.query<{ state: number; n: bigint }>(
-        "SELECT state, count(*) AS n FROM ledger.hold GROUP BY state",
+        "SELECT state, count(*) AS n FROM ledger.request GROUP BY state",
       );
       const countOf = (state: number): number =>
         Number(rows.find((row) => row.state === state)?.n ?? 0n);

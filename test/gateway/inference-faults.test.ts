@@ -468,7 +468,7 @@ test("shutdown lets a running stream end, and refuses new requests", async (t) =
   assert(answer.text.endsWith("data: [DONE]\n\n"));
   await closed;
   const [row] = await gateway.database.query<{ open: bigint }>(
-    "SELECT count(*) AS open FROM ledger.hold WHERE account = $1 AND state <> 1",
+    "SELECT count(*) AS open FROM ledger.request WHERE account = $1 AND state <> 1",
     [account],
   );
   assert.equal(row?.open, 0n, "the request is settled");

@@ -20,7 +20,7 @@ import { lockDirectory } from "../../src/runtime/data-lock.ts";
 import { type Database, openDatabase } from "../../src/runtime/database.ts";
 import { openLogger } from "../../src/runtime/logger.ts";
 import { migrate } from "../../src/runtime/migrations.ts";
-import { DatabaseError } from "../../src/runtime/queryable.ts";
+import { DatabaseError, isRetryable } from "../../src/runtime/queryable.ts";
 import { ConfigError } from "../../src/runtime/settings.ts";
 
 const log = openLogger("test", "silent");
@@ -80,6 +80,24 @@ describe("openDatabase() in memory", () => {
       assert.equal(error.sqlState, "23505");
       return true;
     });
+    assert.deepEqual(await database.query("SELECT i FROM t"), [{ i: 1n }]);
+  });
+
+  test("takes binary parameters among others, and goes on after a bad one", async () => {
+    const sql = "SELECT $1::int4 AS four, $2::int8 AS eight, $3::text AS text, $4::bytea AS bytes";
+    const four = new Uint8Array([0, 0, 1, 0]);
+    const bytes = new Uint8Array([1, 2]);
+    const expected = [{ four: 256, eight: 5n, text: null, bytes }];
+    assert.deepEqual(await database.query(sql, [four, 5n, null, bytes]), expected);
+    await assert.rejects(database.query(sql, [new Uint8Array(3), 5n, null, bytes]), (error) => {
+      assert.ok(error instanceof DatabaseError);
+      assert.equal(error.sqlState, "08P01");
+      assert.equal(isRetryable(error), false);
+      return true;
+    });
+    assert.deepEqual(await database.query(sql, [four, 5n, null, bytes]), expected);
+    await assert.rejects(database.query("SELECT $1::int4 / 0", [four]), DatabaseError);
+    await assert.rejects(database.query("SELEC $1::int4", [four]), DatabaseError);
     assert.deepEqual(await database.query("SELECT i FROM t"), [{ i: 1n }]);
   });
 

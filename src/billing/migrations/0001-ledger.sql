@@ -22,7 +22,7 @@ INSERT INTO ledger.chart (ledger, code, name, guarded) VALUES
   (2, 70, 'suspense', false);
 
 CREATE TABLE ledger.acct (
-  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  id bigint GENERATED ALWAYS AS IDENTITY (START WITH 1000) PRIMARY KEY,
   ledger smallint NOT NULL,
   code smallint NOT NULL,
   owner text NOT NULL DEFAULT '', -- account id for 10, hotkey for 20
@@ -32,34 +32,40 @@ CREATE TABLE ledger.acct (
   held bigint NOT NULL DEFAULT 0 CHECK (held >= 0),                          -- sum of the open holds
   guarded boolean NOT NULL,
   UNIQUE (ledger, code, owner),
-  UNIQUE (id, ledger), -- target of the foreign keys that keep a transfer inside one ledger
   FOREIGN KEY (ledger, code) REFERENCES ledger.chart,
-  CHECK (NOT guarded OR credits - debits >= held)
+  CONSTRAINT acct_covers_held CHECK (NOT guarded OR credits - debits >= held)
 ) WITH (fillfactor = 50); -- room for updates on the same page: these rows change with every batch
 
-INSERT INTO ledger.acct (ledger, code, guarded)
-  SELECT ledger, code, guarded FROM ledger.chart WHERE (ledger, code) NOT IN ((1, 10), (1, 20));
+-- Accounts that belong to nobody have ids of their own, which every batch would look up otherwise.
+CREATE FUNCTION ledger.system_acct(in_ledger int, in_code int) RETURNS bigint LANGUAGE sql IMMUTABLE AS
+  $$ SELECT (in_ledger * 100 + in_code)::bigint $$;
+INSERT INTO ledger.acct (id, ledger, code, guarded) OVERRIDING SYSTEM VALUE
+  SELECT ledger.system_acct(ledger, code), ledger, code, guarded FROM ledger.chart
+  WHERE (ledger, code) NOT IN ((1, 10), (1, 20));
 
--- One row per event. The id names the cause, so an event applies once.
+-- Only the functions below write journals, transfers, holds and ended requests. They find the accounts under the lock
+-- of take_turn, and nobody deletes an account, so these tables have no foreign keys: checking them row by row cost more
+-- than writing the rows. The audit finds what they would have refused.
+
+-- One row per event.
 CREATE TABLE ledger.journal (
-  id text PRIMARY KEY,
+  id uuid PRIMARY KEY, -- names the cause, so an event applies once: the request that is settled, or a hash of `cause`
   kind text NOT NULL CHECK (kind IN ('settle', 'refund', 'deposit', 'credit')),
+  cause text CHECK ((kind = 'settle') = (cause IS NULL)),
   epoch int,
   at timestamptz NOT NULL DEFAULT now(),
   meta jsonb
 );
 
 CREATE TABLE ledger.transfer (
-  journal text NOT NULL REFERENCES ledger.journal,
+  journal uuid NOT NULL,
   seq smallint NOT NULL,
   ledger smallint NOT NULL,
   debit bigint NOT NULL,
   credit bigint NOT NULL,
   amount bigint NOT NULL CHECK (amount > 0),
   CHECK (debit <> credit),
-  PRIMARY KEY (journal, seq),
-  FOREIGN KEY (debit, ledger) REFERENCES ledger.acct (id, ledger),
-  FOREIGN KEY (credit, ledger) REFERENCES ledger.acct (id, ledger)
+  PRIMARY KEY (journal, seq)
 );
 
 CREATE FUNCTION ledger.refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -90,36 +96,50 @@ CREATE TABLE ledger.api_key (
 );
 CREATE INDEX api_key_account ON ledger.api_key (account);
 
--- A request from hold to its end, and what GET /generation tells about it.
+-- Requests that have not ended. A request that ends moves to `ended`: its details are written once, and what looks for
+-- open holds reads a small table. Ending it with an update would write each of its index entries a second time.
 CREATE TABLE ledger.hold (
   id uuid PRIMARY KEY,
-  acct bigint NOT NULL REFERENCES ledger.acct,
+  acct bigint NOT NULL,
   amount bigint NOT NULL CHECK (amount > 0),
-  state smallint NOT NULL DEFAULT 0 CHECK (state BETWEEN 0 AND 3), -- 0 open, 1 settled, 2 released, 3 expired
-  charged bigint CHECK (charged BETWEEN 0 AND amount),
-  miner_amount bigint CHECK (miner_amount BETWEEN 0 AND charged),
-  refunded bigint NOT NULL DEFAULT 0 CHECK (refunded BETWEEN 0 AND COALESCE(charged, 0)),
   streamed boolean NOT NULL,
   created_ms bigint NOT NULL,
   expires_ms bigint NOT NULL,
-  ended_ms bigint,
   fingerprint text NOT NULL, -- of the request: the same id for another request is a conflict
   gateway text NOT NULL,
-  account text NOT NULL REFERENCES ledger.account,
+  account text NOT NULL,
+  api_key text NOT NULL,
+  model text NOT NULL,
+  surface text NOT NULL
+);
+
+-- Requests that have ended, and what GET /generation tells about them.
+CREATE TABLE ledger.ended (
+  id uuid PRIMARY KEY,
+  acct bigint NOT NULL,
+  amount bigint NOT NULL CHECK (amount > 0), -- of the hold
+  state smallint NOT NULL CHECK (state BETWEEN 1 AND 3), -- 1 settled, 2 released, 3 expired
+  charged bigint CHECK (charged BETWEEN 0 AND amount),
+  miner_amount bigint CHECK (miner_amount BETWEEN 0 AND charged),
+  refunded bigint NOT NULL DEFAULT 0 CHECK (refunded BETWEEN 0 AND COALESCE(charged, 0)),
+  miner_acct bigint,
+  leaf bigint, -- index of its leaf in the gateway's log
+  streamed boolean NOT NULL,
+  created_ms bigint NOT NULL,
+  ended_ms bigint NOT NULL,
+  ended_by uuid, -- the call that ended it: tells a replay of that call from another one
+  gateway text NOT NULL,
+  account text NOT NULL,
   api_key text NOT NULL,
   model text NOT NULL,
   surface text NOT NULL,
-  miner text,
-  ended_by text, -- token of the call that ended it: tells a replay of that call from another one
   reason text,
   upstream_id text,
-  outcome jsonb,
-  CHECK ((state = 1) = (charged IS NOT NULL)),
-  CHECK ((state = 0) = (ended_ms IS NULL))
-) WITH (fillfactor = 70);
-CREATE INDEX hold_open ON ledger.hold (expires_ms) WHERE state = 0;
-CREATE INDEX hold_api_key ON ledger.hold (api_key, created_ms); -- what a key has used
-CREATE INDEX hold_upstream ON ledger.hold (upstream_id) WHERE upstream_id IS NOT NULL;
+  outcome text, -- JSON; as text, since nothing here looks into it and jsonb takes twice as long to write
+  CHECK ((state = 1) = (charged IS NOT NULL))
+);
+CREATE INDEX ended_api_key ON ledger.ended (api_key, created_ms); -- what a key has used
+CREATE INDEX ended_upstream ON ledger.ended (upstream_id) WHERE upstream_id IS NOT NULL;
 
 -- Leaves of the usage log, in order, as committed with the money they belong to. The log's files are written from here.
 CREATE TABLE ledger.log_head (
@@ -133,7 +153,8 @@ CREATE TABLE ledger.log_leaf (
   epoch int NOT NULL,
   leaf text NOT NULL,
   PRIMARY KEY (gateway, index)
-);
+) WITH (toast_tuple_target = 8160); -- in the row as it is: signatures do not compress, and a row apart costs another index
+ALTER TABLE ledger.log_leaf ALTER leaf SET STORAGE EXTERNAL;
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON ledger.log_leaf
   FOR EACH STATEMENT EXECUTE FUNCTION ledger.refuse_change();
 
@@ -188,28 +209,49 @@ CREATE TABLE ledger.chain_cursor (
   hash text NOT NULL
 );
 
+-- Every request, open (state 0) or ended.
+CREATE VIEW ledger.request AS
+  SELECT id, acct, amount, 0::smallint AS state, NULL::bigint AS charged, NULL::bigint AS miner_amount,
+         0::bigint AS refunded, NULL::bigint AS leaf, streamed, created_ms, NULL::bigint AS ended_ms, gateway, account,
+         api_key, model, surface, NULL::text AS reason, NULL::text AS upstream_id, NULL::text AS outcome
+    FROM ledger.hold
+  UNION ALL
+  SELECT id, acct, amount, state, charged, miner_amount, refunded, leaf, streamed, created_ms, ended_ms, gateway, account,
+         api_key, model, surface, reason, upstream_id, outcome
+    FROM ledger.ended;
+
 CREATE FUNCTION ledger.now_ms() RETURNS bigint LANGUAGE sql STABLE AS
   $$ SELECT (extract(epoch FROM now()) * 1000)::bigint $$;
-
-CREATE FUNCTION ledger.system_acct(in_ledger int, in_code int) RETURNS bigint LANGUAGE sql STABLE AS
-  $$ SELECT id FROM ledger.acct WHERE ledger = in_ledger AND code = in_code AND owner = '' $$;
 
 -- Account of a customer (10) or a miner (20); NULL when there is none.
 CREATE FUNCTION ledger.acct_of(in_code int, in_owner text) RETURNS bigint LANGUAGE sql STABLE AS
   $$ SELECT id FROM ledger.acct WHERE ledger = 1 AND code = in_code AND owner = in_owner $$;
 
--- Posts one journal; transfers as parallel arrays. Returns false when the id is already posted.
+-- Every function takes this lock first and keeps it until the commit, so one at a time changes the books and there is
+-- no deadlock. Batches exclude each other anyway, since all of them change the revenue account; and one lock costs less
+-- than one on each account. The number means nothing.
+CREATE FUNCTION ledger.take_turn() RETURNS void LANGUAGE sql AS $$ SELECT pg_advisory_xact_lock(7210460812739) $$;
+
+-- Id of the journal of an event that is not a settlement.
+CREATE FUNCTION ledger.journal_id(in_cause text) RETURNS uuid LANGUAGE sql IMMUTABLE AS
+  $$ SELECT substr(encode(sha256(convert_to(in_cause, 'UTF8')), 'hex'), 1, 32)::uuid $$;
+
+-- Posts one journal; transfers as parallel arrays. Returns false when the cause is already posted.
 CREATE FUNCTION ledger.post(
-  in_id text, in_kind text, in_epoch int, in_meta jsonb,
+  in_cause text, in_kind text, in_epoch int, in_meta jsonb,
   in_ledgers smallint[], in_debits bigint[], in_credits bigint[], in_amounts bigint[], is_refund boolean DEFAULT false
 ) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
-  INSERT INTO ledger.journal (id, kind, epoch, meta) VALUES (in_id, in_kind, in_epoch, in_meta) ON CONFLICT DO NOTHING;
+  PERFORM ledger.take_turn();
+  INSERT INTO ledger.journal (id, kind, cause, epoch, meta)
+    VALUES (ledger.journal_id(in_cause), in_kind, in_cause, in_epoch, in_meta) ON CONFLICT DO NOTHING;
   IF NOT FOUND THEN RETURN false; END IF;
-  -- Every function locks accounts in the order of their ids, before anything else: there is no deadlock.
-  PERFORM 1 FROM ledger.acct WHERE id = ANY (in_debits || in_credits) ORDER BY id FOR UPDATE;
+  IF EXISTS (
+    SELECT FROM unnest(in_ledgers || in_ledgers, in_debits || in_credits) AS u (ledger, id)
+      LEFT JOIN ledger.acct a ON a.id = u.id AND a.ledger = u.ledger WHERE a.id IS NULL
+  ) THEN RAISE EXCEPTION 'a transfer leaves its ledger' USING ERRCODE = 'foreign_key_violation'; END IF;
   INSERT INTO ledger.transfer (journal, seq, ledger, debit, credit, amount)
-    SELECT in_id, u.n, u.ledger, u.debit, u.credit, u.amount
+    SELECT ledger.journal_id(in_cause), u.n, u.ledger, u.debit, u.credit, u.amount
     FROM unnest(in_ledgers, in_debits, in_credits, in_amounts) WITH ORDINALITY AS u (ledger, debit, credit, amount, n)
     WHERE u.amount > 0;
   UPDATE ledger.acct a SET
@@ -232,139 +274,153 @@ END $$;
 --   settled, released: s ended by this order (also when repeated), a ended otherwise or unknown
 --   held: o held (also when repeated), i insufficient credit, c conflict with another request, u unknown account
 --   available: nano-USD that were free on the account, for each i
+-- Accounts and miners are given once each; the orders have their positions.
 CREATE FUNCTION ledger.apply_batch(
-  in_gateway text,
-  settle_ids uuid[], settle_calls text[], settle_charges bigint[], settle_miner_amounts bigint[], settle_miners text[],
+  in_gateway text, accounts text[], miners text[],
+  settle_ids uuid[], settle_calls uuid[], settle_charges bigint[], settle_miner_amounts bigint[], settle_miners int[],
   settle_epochs int[], settle_leaves text[], settle_upstream_ids text[], settle_outcomes text[],
-  release_ids uuid[], release_calls text[], release_reasons text[], release_outcomes text[],
+  release_ids uuid[], release_calls uuid[], release_reasons text[], release_outcomes text[],
   note_leaves text[], note_epochs int[],
-  hold_ids uuid[], hold_accounts text[], hold_amounts bigint[], hold_fingerprints text[], hold_expires bigint[],
+  hold_ids uuid[], hold_accounts int[], hold_amounts bigint[], hold_fingerprints text[], hold_expires bigint[],
   hold_keys text[], hold_models text[], hold_surfaces text[], hold_streamed boolean[], hold_created bigint[],
   OUT settled text, OUT released text, OUT held text, OUT available bigint[]
 ) LANGUAGE plpgsql
 -- Plans are made and cached while the tables are empty, and stay until the next ANALYZE. So nothing here leaves the
--- planner a choice that would scan a table: rows are found by scalar look-ups and left joins, and updated by ctid.
+-- planner a choice that would scan a table: rows are found by nested loops over indexes.
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
-  revenue bigint := ledger.system_acct(1, 30);
-  first_leaf bigint;
-  settle_rows tid[];
-  settle_accts bigint[];
+  -- Arrays in variables are read in constant time, and cost nothing per statement as unnest does.
+  settles int := cardinality(settle_ids);
+  releases int := cardinality(release_ids);
+  holds int := cardinality(hold_ids);
+  at_ms bigint := ledger.now_ms();
+  customer_accts bigint[];
   miner_accts bigint[];
-  release_rows tid[];
-  release_accts bigint[];
-  hold_accts bigint[];
+  is_easy boolean;
   verdicts text[];
   order_ record;
   last_acct bigint;
   free bigint;
-  inserted int;
+  done int;
 BEGIN
   settled := ''; released := ''; held := ''; available := '{}';
+  PERFORM ledger.take_turn();
 
-  SELECT array_agg(h.ctid ORDER BY u.n), array_agg(h.acct ORDER BY u.n) INTO settle_rows, settle_accts
-    FROM unnest(settle_ids) WITH ORDINALITY AS u (id, n) LEFT JOIN ledger.hold h ON h.id = u.id;
-  SELECT array_agg(h.ctid ORDER BY u.n), array_agg(h.acct ORDER BY u.n) INTO release_rows, release_accts
-    FROM unnest(release_ids) WITH ORDINALITY AS u (id, n) LEFT JOIN ledger.hold h ON h.id = u.id;
-  hold_accts := ARRAY(
-    SELECT (SELECT a.id FROM ledger.acct a WHERE a.ledger = 1 AND a.code = 10 AND a.owner = u.account)
-    FROM unnest(hold_accounts) WITH ORDINALITY AS u (account, n) ORDER BY u.n);
-  miner_accts := ARRAY(
-    SELECT (SELECT a.id FROM ledger.acct a WHERE a.ledger = 1 AND a.code = 20 AND a.owner = u.miner)
-    FROM unnest(settle_miners) WITH ORDINALITY AS u (miner, n) ORDER BY u.n);
-  IF array_position(miner_accts, NULL) IS NOT NULL THEN
-    INSERT INTO ledger.acct (ledger, code, owner, guarded)
-      SELECT DISTINCT 1, 20, m, false FROM unnest(settle_miners) m WHERE ledger.acct_of(20, m) IS NULL ORDER BY m
-      ON CONFLICT DO NOTHING;
-    miner_accts := ARRAY(
-      SELECT ledger.acct_of(20, u.miner) FROM unnest(settle_miners) WITH ORDINALITY AS u (miner, n) ORDER BY u.n);
-  END IF;
-
-  PERFORM FROM ledger.acct a
-    WHERE a.id = ANY (settle_accts || miner_accts || release_accts || hold_accts || revenue) ORDER BY a.id FOR UPDATE;
-
-  IF cardinality(settle_ids) + cardinality(note_leaves) > 0 THEN
-    SELECT size INTO STRICT first_leaf FROM ledger.log_head WHERE gateway = in_gateway FOR UPDATE;
-    WITH asked AS (
-      SELECT * FROM unnest(settle_rows, settle_calls, settle_charges, settle_miner_amounts, settle_miners, miner_accts,
-                           settle_epochs, settle_leaves, settle_upstream_ids, settle_outcomes) WITH ORDINALITY
-        AS u (row_, call, charge, miner_amount, miner, miner_acct, epoch, leaf, upstream_id, outcome, n)
+  IF settles > 0 THEN
+    miner_accts := ARRAY(SELECT ledger.acct_of(20, miners[i]) FROM generate_series(1, cardinality(miners)) i);
+    IF array_position(miner_accts, NULL) IS NOT NULL THEN
+      INSERT INTO ledger.acct (ledger, code, owner, guarded)
+        SELECT 1, 20, m, false FROM unnest(miners) m WHERE ledger.acct_of(20, m) IS NULL;
+      miner_accts := ARRAY(SELECT ledger.acct_of(20, miners[i]) FROM generate_series(1, cardinality(miners)) i);
+    END IF;
+    WITH closed AS (
+      DELETE FROM ledger.hold h USING generate_series(1, settles) i WHERE h.id = settle_ids[i]
+        RETURNING h.*, i, LEAST(settle_charges[i], h.amount) AS charged,
+                  LEAST(settle_miner_amounts[i], settle_charges[i], h.amount) AS miner_amount,
+                  miner_accts[settle_miners[i]] AS miner_acct
     ), entries AS (
-      UPDATE ledger.hold h SET
-          state = 1, charged = LEAST(u.charge, h.amount), miner_amount = LEAST(u.miner_amount, u.charge, h.amount),
-          miner = u.miner, ended_by = u.call, ended_ms = ledger.now_ms(), upstream_id = NULLIF(u.upstream_id, ''),
-          outcome = u.outcome::jsonb
-        FROM asked u WHERE h.ctid = u.row_ AND h.ended_ms IS NULL
-        RETURNING 'settle:' || h.id AS journal, h.acct, h.amount, h.charged, h.miner_amount, u.miner_acct, u.epoch, u.leaf, u.n
+      SELECT *, (SELECT size - 1 FROM ledger.log_head g WHERE g.gateway = in_gateway) + row_number() OVER (ORDER BY i) AS leaf
+      FROM closed
+    ), recorded AS (
+      INSERT INTO ledger.ended (id, acct, amount, state, charged, miner_amount, miner_acct, leaf, streamed, created_ms,
+                                ended_ms, ended_by, gateway, account, api_key, model, surface, upstream_id, outcome)
+        SELECT id, acct, amount, 1, charged, miner_amount, miner_acct, leaf, streamed, created_ms, at_ms, settle_calls[i],
+               in_gateway, account, api_key, model, surface, NULLIF(settle_upstream_ids[i], ''), settle_outcomes[i]
+        FROM entries
     ), journalled AS (
-      INSERT INTO ledger.journal (id, kind, epoch) SELECT journal, 'settle', epoch FROM entries
+      INSERT INTO ledger.journal (id, kind, epoch) SELECT id, 'settle', settle_epochs[i] FROM entries
     ), moved AS (
       INSERT INTO ledger.transfer (journal, seq, ledger, debit, credit, amount)
-        SELECT journal, 1, 1, acct, miner_acct, miner_amount FROM entries WHERE miner_amount > 0
-        UNION ALL SELECT journal, 2, 1, acct, revenue, charged - miner_amount FROM entries WHERE charged > miner_amount
-    ), changes AS (
-      SELECT id, sum(credit)::bigint AS credits, sum(debit)::bigint AS debits, sum(hold)::bigint AS held FROM (
-        SELECT acct AS id, 0 AS credit, charged AS debit, amount AS hold FROM entries
-        UNION ALL SELECT miner_acct, miner_amount, 0, 0 FROM entries
-        UNION ALL SELECT revenue, charged - miner_amount, 0, 0 FROM entries
-      ) x GROUP BY id
+        SELECT e.id, t.seq, 1, e.acct, t.credit, t.amount
+        FROM entries e, LATERAL (VALUES (1, e.miner_acct, e.miner_amount),
+                                        (2, ledger.system_acct(1, 30), e.charged - e.miner_amount)) t (seq, credit, amount)
+        WHERE t.amount > 0
+    ), appended AS (
+      INSERT INTO ledger.log_leaf (gateway, index, epoch, leaf)
+        SELECT in_gateway, leaf, settle_epochs[i], settle_leaves[i] FROM entries
+    ), counted AS (
+      UPDATE ledger.log_head SET size = size + (SELECT count(*) FROM closed) WHERE gateway = in_gateway
     ), applied AS (
       UPDATE ledger.acct a SET credits = a.credits + c.credits, debits = a.debits + c.debits, held = a.held - c.held
-        FROM changes c WHERE a.id = c.id
-    ), noted AS (
+        FROM (
+          SELECT t.id, sum(t.credit)::bigint AS credits, sum(t.debit)::bigint AS debits, sum(t.held)::bigint AS held
+          FROM closed e, LATERAL (VALUES (e.acct, 0, e.charged, e.amount), (e.miner_acct, e.miner_amount, 0, 0),
+            (ledger.system_acct(1, 30), e.charged - e.miner_amount, 0, 0)) t (id, credit, debit, held)
+          GROUP BY t.id
+        ) c WHERE a.id = c.id
+    )
+    SELECT count(*) INTO done FROM closed;
+    IF done = settles THEN
+      settled := repeat('s', settles);
+    ELSE
+      settled := (
+        SELECT string_agg(CASE WHEN e.ended_by = settle_calls[i] THEN 's' ELSE 'a' END, '' ORDER BY i)
+        FROM generate_series(1, settles) i LEFT JOIN ledger.ended e ON e.id = settle_ids[i]);
+    END IF;
+  END IF;
+
+  IF releases > 0 THEN
+    WITH closed AS (
+      DELETE FROM ledger.hold h USING generate_series(1, releases) i WHERE h.id = release_ids[i] RETURNING h.*, i
+    ), recorded AS (
+      INSERT INTO ledger.ended (id, acct, amount, state, streamed, created_ms, ended_ms, ended_by, gateway, account,
+                                api_key, model, surface, reason, outcome)
+        SELECT id, acct, amount, 2, streamed, created_ms, at_ms, release_calls[i], gateway, account,
+               api_key, model, surface, release_reasons[i], release_outcomes[i]
+        FROM closed
+    )
+    UPDATE ledger.acct a SET held = a.held - f.amount
+      FROM (SELECT acct, sum(amount)::bigint AS amount FROM closed GROUP BY acct) f WHERE a.id = f.acct;
+    released := (
+      SELECT string_agg(CASE WHEN e.ended_by = release_calls[i] THEN 's' ELSE 'a' END, '' ORDER BY i)
+      FROM generate_series(1, releases) i LEFT JOIN ledger.ended e ON e.id = release_ids[i]);
+  END IF;
+
+  IF cardinality(note_leaves) > 0 THEN
+    WITH noted AS (
       INSERT INTO ledger.log_note (gateway, hash)
         SELECT in_gateway, sha256(convert_to(leaf, 'UTF8')) FROM unnest(note_leaves) leaf
         ON CONFLICT DO NOTHING
         RETURNING hash
     ), leaves AS (
-      SELECT 0 AS kind, n, epoch, leaf FROM entries
-      UNION ALL SELECT 1, min(u.n), min(u.epoch), u.leaf
+      SELECT min(u.n) AS n, min(u.epoch) AS epoch, u.leaf
         FROM unnest(note_leaves, note_epochs) WITH ORDINALITY AS u (leaf, epoch, n)
         WHERE sha256(convert_to(u.leaf, 'UTF8')) IN (SELECT hash FROM noted)
         GROUP BY u.leaf
     ), appended AS (
       INSERT INTO ledger.log_leaf (gateway, index, epoch, leaf)
-        SELECT in_gateway, first_leaf - 1 + row_number() OVER (ORDER BY kind, n), epoch, leaf FROM leaves
+        SELECT in_gateway, (SELECT size - 1 FROM ledger.log_head g WHERE g.gateway = in_gateway) + row_number() OVER (ORDER BY n),
+               epoch, leaf
+        FROM leaves
         RETURNING 1
     )
     UPDATE ledger.log_head SET size = size + (SELECT count(*) FROM appended) WHERE gateway = in_gateway;
-    SELECT COALESCE(string_agg(CASE WHEN h.ended_by = u.call THEN 's' ELSE 'a' END, '' ORDER BY u.n), '') INTO settled
-      FROM unnest(settle_ids, settle_calls) WITH ORDINALITY AS u (id, call, n) LEFT JOIN ledger.hold h ON h.id = u.id;
   END IF;
 
-  IF cardinality(release_ids) > 0 THEN
-    WITH ended AS (
-      UPDATE ledger.hold h SET
-          state = 2, ended_by = u.call, ended_ms = ledger.now_ms(), reason = u.reason, outcome = u.outcome::jsonb
-        FROM unnest(release_rows, release_calls, release_reasons, release_outcomes) AS u (row_, call, reason, outcome)
-        WHERE h.ctid = u.row_ AND h.ended_ms IS NULL
-        RETURNING h.acct, h.amount
-    )
-    UPDATE ledger.acct a SET held = a.held - f.amount
-      FROM (SELECT acct, sum(amount)::bigint AS amount FROM ended GROUP BY acct) f WHERE a.id = f.acct;
-    SELECT string_agg(CASE WHEN h.ended_by = u.call THEN 's' ELSE 'a' END, '' ORDER BY u.n) INTO released
-      FROM unnest(release_ids, release_calls) WITH ORDINALITY AS u (id, call, n) LEFT JOIN ledger.hold h ON h.id = u.id;
-  END IF;
-
-  IF cardinality(hold_ids) > 0 THEN
+  IF holds > 0 THEN
     -- All of an account's holds fit, and none was seen before: the usual case, decided in one pass.
-    SELECT array_agg(x.verdict ORDER BY x.n) INTO verdicts FROM (
-      SELECT u.n, CASE WHEN a.credits - a.debits - a.held >= sum(u.amount) OVER (PARTITION BY u.acct) THEN 'o' END AS verdict
-      FROM unnest(hold_accts, hold_amounts) WITH ORDINALITY AS u (acct, amount, n) LEFT JOIN ledger.acct a ON a.id = u.acct
-    ) x;
-    IF array_position(verdicts, NULL) IS NOT NULL
-       OR EXISTS (SELECT FROM ledger.hold h WHERE h.id = ANY (hold_ids)) THEN
-      available := array_fill(NULL::bigint, ARRAY[cardinality(hold_ids)]);
+    SELECT array_agg(a.id ORDER BY x.account), bool_and(COALESCE(a.credits - a.debits - a.held >= x.amount, false) AND x.seen = 0)
+      INTO customer_accts, is_easy
+      FROM (
+        SELECT hold_accounts[i] AS account, sum(hold_amounts[i]) AS amount,
+               count(COALESCE((SELECT h.id FROM ledger.hold h WHERE h.id = hold_ids[i]),
+                              (SELECT e.id FROM ledger.ended e WHERE e.id = hold_ids[i]))) AS seen
+        FROM generate_series(1, holds) i GROUP BY 1
+      ) x LEFT JOIN ledger.acct a ON a.ledger = 1 AND a.code = 10 AND a.owner = accounts[x.account];
+    IF is_easy THEN
+      verdicts := array_fill('o'::text, ARRAY[holds]);
+    ELSE
+      available := array_fill(NULL::bigint, ARRAY[holds]);
       -- One by one in order: a hold that does not fit takes nothing away from the next.
       FOR order_ IN
-        SELECT u.n, u.amount, a.id AS acct, a.credits - a.debits - a.held AS free, h.id IS NOT NULL AS is_known,
-               h.state = 0 AND h.acct = a.id AND h.amount = u.amount AND h.fingerprint = u.fingerprint AS is_same
-        FROM unnest(hold_ids, hold_accts, hold_amounts, hold_fingerprints) WITH ORDINALITY
-          AS u (id, acct, amount, fingerprint, n)
-        LEFT JOIN ledger.acct a ON a.id = u.acct
-        LEFT JOIN ledger.hold h ON h.id = u.id
-        ORDER BY a.id, u.n
+        SELECT i AS n, hold_amounts[i] AS amount, a.id AS acct, a.credits - a.debits - a.held AS free,
+               h.id IS NOT NULL OR EXISTS (SELECT FROM ledger.ended e WHERE e.id = hold_ids[i]) AS is_known,
+               h.acct = a.id AND h.amount = hold_amounts[i] AND h.fingerprint = hold_fingerprints[i] AS is_same
+        FROM generate_series(1, holds) i
+        LEFT JOIN ledger.acct a ON a.id = customer_accts[hold_accounts[i]]
+        LEFT JOIN ledger.hold h ON h.id = hold_ids[i]
+        ORDER BY a.id, i
       LOOP
         IF last_acct IS DISTINCT FROM order_.acct THEN last_acct := order_.acct; free := order_.free; END IF;
         verdicts[order_.n] := CASE
@@ -378,42 +434,35 @@ BEGIN
     END IF;
     WITH opened AS (
       INSERT INTO ledger.hold (id, acct, amount, streamed, created_ms, expires_ms, fingerprint, gateway, account, api_key, model, surface)
-        SELECT u.id, u.acct, u.amount, u.streamed, u.created, u.expires, u.fingerprint, in_gateway, u.account, u.key, u.model, u.surface
-        FROM unnest(verdicts, hold_accts, hold_ids, hold_accounts, hold_amounts, hold_fingerprints, hold_expires, hold_keys,
-                    hold_models, hold_surfaces, hold_streamed, hold_created)
-          AS u (verdict, acct, id, account, amount, fingerprint, expires, key, model, surface, streamed, created)
-        WHERE u.verdict = 'o'
-        ON CONFLICT DO NOTHING
+        SELECT hold_ids[i], customer_accts[hold_accounts[i]], hold_amounts[i], hold_streamed[i], hold_created[i], hold_expires[i],
+               hold_fingerprints[i], in_gateway, accounts[hold_accounts[i]], hold_keys[i], hold_models[i], hold_surfaces[i]
+        FROM generate_series(1, holds) i WHERE verdicts[i] = 'o'
         RETURNING acct, amount
-    ), taken AS (
-      UPDATE ledger.acct a SET held = a.held + o.amount
-        FROM (SELECT acct, sum(amount)::bigint AS amount FROM opened GROUP BY acct) o WHERE a.id = o.acct
     )
-    SELECT count(*) INTO inserted FROM opened;
-    IF inserted <> cardinality(array_positions(verdicts, 'o')) THEN
-      RAISE EXCEPTION 'another session made a hold with the same id' USING ERRCODE = 'serialization_failure';
-    END IF;
+    UPDATE ledger.acct a SET held = a.held + o.amount
+      FROM (SELECT acct, sum(amount)::bigint AS amount FROM opened GROUP BY acct) o WHERE a.id = o.acct;
     held := replace(array_to_string(verdicts, ''), 'r', 'o');
   END IF;
 END $$;
 
 -- Frees holds that are past their time, whichever gateway made them. Returns how many.
-CREATE FUNCTION ledger.expire(in_now_ms bigint, in_limit int) RETURNS int LANGUAGE plpgsql
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
-AS $$
+CREATE FUNCTION ledger.expire(in_now_ms bigint, in_limit int) RETURNS int LANGUAGE plpgsql AS $$
 DECLARE
-  due uuid[] := ARRAY(
-    SELECT id FROM ledger.hold WHERE state = 0 AND expires_ms < in_now_ms ORDER BY expires_ms LIMIT in_limit);
   expired int;
 BEGIN
-  PERFORM FROM ledger.acct WHERE id IN (SELECT acct FROM ledger.hold WHERE id = ANY (due)) ORDER BY id FOR UPDATE;
-  WITH ended AS (
-    UPDATE ledger.hold SET state = 3, ended_ms = ledger.now_ms() WHERE id = ANY (due) AND state = 0 RETURNING acct, amount
+  PERFORM ledger.take_turn();
+  WITH closed AS (
+    DELETE FROM ledger.hold
+      WHERE id IN (SELECT id FROM ledger.hold WHERE expires_ms < in_now_ms ORDER BY expires_ms LIMIT in_limit)
+      RETURNING *
+  ), recorded AS (
+    INSERT INTO ledger.ended (id, acct, amount, state, streamed, created_ms, ended_ms, gateway, account, api_key, model, surface)
+      SELECT id, acct, amount, 3, streamed, created_ms, ledger.now_ms(), gateway, account, api_key, model, surface FROM closed
   ), freed AS (
-    UPDATE ledger.acct a SET held = a.held - e.amount
-      FROM (SELECT acct, sum(amount)::bigint AS amount FROM ended GROUP BY acct) e WHERE a.id = e.acct
+    UPDATE ledger.acct a SET held = a.held - c.amount
+      FROM (SELECT acct, sum(amount)::bigint AS amount FROM closed GROUP BY acct) c WHERE a.id = c.acct
   )
-  SELECT count(*) INTO expired FROM ended;
+  SELECT count(*) INTO expired FROM closed;
   RETURN expired;
 END $$;
 
@@ -421,27 +470,22 @@ END $$;
 -- Returns applied | repeated | conflict (same number, other amount) | not_settled | exceeds_charge.
 CREATE FUNCTION ledger.refund(in_request uuid, in_number int, in_amount bigint) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
-  h ledger.hold;
-  journal_id text := format('refund:%s:%s', in_request, in_number);
+  e ledger.ended;
+  cause text := format('refund:%s:%s', in_request, in_number);
   posted bigint;
-  revenue bigint := ledger.system_acct(1, 30);
-  miner_acct bigint;
-  kept bigint;
   from_protocol bigint;
 BEGIN
-  SELECT * INTO h FROM ledger.hold WHERE id = in_request;
-  IF NOT FOUND OR h.state <> 1 THEN RETURN 'not_settled'; END IF;
-  miner_acct := ledger.acct_of(20, h.miner);
-  PERFORM FROM ledger.acct WHERE id IN (h.acct, revenue, miner_acct) ORDER BY id FOR UPDATE;
-  SELECT * INTO h FROM ledger.hold WHERE id = in_request FOR UPDATE;
-  SELECT sum(amount) INTO posted FROM ledger.transfer WHERE journal = journal_id;
+  PERFORM ledger.take_turn();
+  SELECT * INTO e FROM ledger.ended WHERE id = in_request;
+  IF NOT FOUND OR e.state <> 1 THEN RETURN 'not_settled'; END IF;
+  SELECT sum(amount) INTO posted FROM ledger.transfer WHERE journal = ledger.journal_id(cause);
   IF posted IS NOT NULL THEN RETURN CASE WHEN posted = in_amount THEN 'repeated' ELSE 'conflict' END; END IF;
-  IF h.refunded + in_amount > h.charged THEN RETURN 'exceeds_charge'; END IF;
-  kept := GREATEST(h.charged - h.miner_amount - h.refunded, 0);
-  from_protocol := LEAST(in_amount, kept);
-  PERFORM ledger.post(journal_id, 'refund', NULL, NULL, ARRAY[1, 1]::smallint[], ARRAY[revenue, miner_acct],
-                      ARRAY[h.acct, h.acct], ARRAY[from_protocol, in_amount - from_protocol], true);
-  UPDATE ledger.hold SET refunded = refunded + in_amount WHERE id = in_request;
+  IF e.refunded + in_amount > e.charged THEN RETURN 'exceeds_charge'; END IF;
+  from_protocol := LEAST(in_amount, GREATEST(e.charged - e.miner_amount - e.refunded, 0));
+  PERFORM ledger.post(cause, 'refund', NULL, NULL, ARRAY[1, 1]::smallint[],
+                      ARRAY[ledger.system_acct(1, 30), e.miner_acct], ARRAY[e.acct, e.acct],
+                      ARRAY[from_protocol, in_amount - from_protocol], true);
+  UPDATE ledger.ended SET refunded = refunded + in_amount WHERE id = in_request;
   RETURN 'applied';
 END $$;
 
@@ -455,15 +499,15 @@ CREATE VIEW ledger.audit AS
       UNION ALL SELECT debit, 0, amount, 0 FROM ledger.transfer
     ) x GROUP BY id
   ), open AS (
-    SELECT acct, sum(amount) AS amount FROM ledger.hold WHERE state = 0 GROUP BY acct
+    SELECT acct, sum(amount) AS amount FROM ledger.hold GROUP BY acct
   ), settles AS (
     SELECT j.id, COALESCE(sum(t.amount), 0) AS amount FROM ledger.journal j LEFT JOIN ledger.transfer t ON t.journal = j.id
     WHERE j.kind = 'settle' GROUP BY j.id
   ), refunds AS (
-    SELECT split_part(t.journal, ':', 2) AS request, sum(t.amount) AS amount
+    SELECT split_part(j.cause, ':', 2)::uuid AS request, sum(t.amount) AS amount
     FROM ledger.transfer t JOIN ledger.journal j ON j.id = t.journal AND j.kind = 'refund' GROUP BY 1
   ), credits AS (
-    SELECT t.journal, t.amount FROM ledger.transfer t JOIN ledger.acct a ON a.id = t.credit AND a.code = 10
+    SELECT j.cause, t.amount FROM ledger.transfer t JOIN ledger.acct a ON a.id = t.credit AND a.code = 10
     JOIN ledger.journal j ON j.id = t.journal AND j.kind = 'credit'
   )
   SELECT 1 AS position, 'USD accounts sum to zero' AS name,
@@ -477,13 +521,13 @@ CREATE VIEW ledger.audit AS
   UNION ALL SELECT 5, 'accounts that differ from their open holds', count(*)
     FROM ledger.acct a LEFT JOIN open o ON o.acct = a.id WHERE a.held <> COALESCE(o.amount, 0)
   UNION ALL SELECT 6, 'settled requests that differ from their transfers', count(*)
-    FROM ledger.hold h LEFT JOIN settles s ON s.id = 'settle:' || h.id WHERE h.state = 1 AND h.charged IS DISTINCT FROM s.amount
+    FROM ledger.ended e LEFT JOIN settles s ON s.id = e.id WHERE e.state = 1 AND e.charged IS DISTINCT FROM s.amount
   UNION ALL SELECT 7, 'settlements of requests that are not settled', count(*)
-    FROM settles s LEFT JOIN ledger.hold h ON 'settle:' || h.id = s.id WHERE h.state IS DISTINCT FROM 1
+    FROM settles s LEFT JOIN ledger.ended e ON e.id = s.id WHERE e.state IS DISTINCT FROM 1
   UNION ALL SELECT 8, 'requests that differ from their refunds', count(*)
-    FROM ledger.hold h LEFT JOIN refunds r ON r.request = h.id::text WHERE h.refunded <> COALESCE(r.amount, 0)
+    FROM ledger.ended e FULL JOIN refunds r ON r.request = e.id WHERE COALESCE(e.refunded, 0) <> COALESCE(r.amount, 0)
   UNION ALL SELECT 9, 'deposits that differ from their credits', count(*)
-    FROM (SELECT * FROM ledger.deposit WHERE state = 'credited') d FULL JOIN credits c ON c.journal = 'credit:' || d.id
+    FROM (SELECT * FROM ledger.deposit WHERE state = 'credited') d FULL JOIN credits c ON c.cause = 'credit:' || d.id
     WHERE d.amount_nusd IS DISTINCT FROM c.amount
   UNION ALL SELECT 10, 'rao in suspense without a deposit that waits',
     (SELECT credits - debits FROM ledger.acct WHERE ledger = 2 AND code = 70)
@@ -491,4 +535,16 @@ CREATE VIEW ledger.audit AS
   UNION ALL SELECT 11, 'gaps in the usage log', count(*)
     FROM ledger.log_head g LEFT JOIN LATERAL (
       SELECT count(*) AS n, COALESCE(max(index) + 1, 0) AS size FROM ledger.log_leaf l WHERE l.gateway = g.gateway
-    ) l ON true WHERE g.size <> l.n OR g.size <> l.size;
+    ) l ON true WHERE g.size <> l.n OR g.size <> l.size
+  UNION ALL SELECT 12, 'transfers without their journal or an account of their ledger', count(*)
+    FROM ledger.transfer t LEFT JOIN ledger.journal j ON j.id = t.journal
+    LEFT JOIN ledger.acct d ON d.id = t.debit AND d.ledger = t.ledger
+    LEFT JOIN ledger.acct c ON c.id = t.credit AND c.ledger = t.ledger
+    WHERE j.id IS NULL OR d.id IS NULL OR c.id IS NULL
+  UNION ALL SELECT 13, 'requests of an account that is not their customer''s', count(*)
+    FROM ledger.request r LEFT JOIN ledger.acct a ON a.id = r.acct AND a.ledger = 1 AND a.code = 10 AND a.owner = r.account
+    WHERE a.id IS NULL
+  UNION ALL SELECT 14, 'requests that are open and ended', count(*) FROM ledger.hold h JOIN ledger.ended e ON e.id = h.id
+  UNION ALL SELECT 15, 'settled requests without their leaf', count(*)
+    FROM ledger.ended e LEFT JOIN ledger.log_leaf l ON l.gateway = e.gateway AND l.index = e.leaf
+    WHERE e.state = 1 AND l.index IS NULL;

@@ -4,7 +4,7 @@ import { RouterError } from "../../core/errors.ts";
 import { type AccountId, generationIdOf } from "../../core/ids.ts";
 import { inputTokensOf, outputTokensOf } from "../../core/pricing.ts";
 import type { Authenticator } from "../auth.ts";
-import type { GenerationRow } from "../settle-request.ts";
+import { type GenerationRow, receiptOfLeaf } from "../settle-request.ts";
 import { dollarsOf } from "./credits.ts";
 
 /** Longest id that is looked up, in characters. */
@@ -92,7 +92,7 @@ function dataOf(generation: RequestRecord) {
     usage_by_dimension: usage,
     usage_source: row?.source ?? null,
     status: row?.status ?? null,
-    receipt: row?.receipt ?? null,
+    receipt: generation.leaf === undefined ? null : receiptOfLeaf(generation.leaf),
     receipt_salt: row?.receiptSalt ?? null,
   };
 }

@@ -1,0 +1,140 @@
+import assert from "node:assert/strict";
+import { after, before, describe, test } from "node:test";
+import { auditLedger } from "../../src/billing/audit.ts";
+import { type Ledger, openLedger } from "../../src/billing/ledger.ts";
+import { newRequestId, type RequestId } from "../../src/core/ids.ts";
+import { nanoUsd } from "../../src/core/money.ts";
+import { type Database, openDatabase } from "../../src/runtime/database.ts";
+import { fundedAccount, holdOrder, settleOrder, silent } from "./stores.ts";
+
+const ROLL_BACK = new Error("rolled back");
+
+/** What breaks the books, in SQL with the ids of requests, and every invariant that then fails. */
+const DAMAGES: readonly {
+  readonly damage: (ids: { open: RequestId; settled: RequestId; other: RequestId }) => string;
+  readonly broken: readonly string[];
+}[] = [
+  {
+    damage: () => "UPDATE ledger.acct SET credits = credits + 1 WHERE ledger = 2 AND code = 70",
+    broken: [
+      "TAO accounts sum to zero",
+      "accounts that differ from their transfers",
+      "rao in suspense without a deposit that waits",
+    ],
+  },
+  {
+    damage: () => "UPDATE ledger.acct SET credits = credits + 1 WHERE ledger = 1 AND code = 30",
+    broken: ["USD accounts sum to zero", "accounts that differ from their transfers"],
+  },
+  {
+    damage: () => `ALTER TABLE ledger.acct DROP CONSTRAINT acct_covers_held;
+      UPDATE ledger.acct SET held = credits - debits + 1 WHERE code = 10`,
+    broken: ["customers below what is held", "accounts that differ from their open holds"],
+  },
+  {
+    damage: ({ open }) => `UPDATE ledger.hold SET amount = amount + 1 WHERE id = '${open}'`,
+    broken: ["accounts that differ from their open holds"],
+  },
+  {
+    damage: ({ settled }) =>
+      `UPDATE ledger.ended SET charged = charged - 1 WHERE id = '${settled}'`,
+    broken: ["settled requests that differ from their transfers"],
+  },
+  {
+    damage: ({ settled }) => `DELETE FROM ledger.ended WHERE id = '${settled}'`,
+    broken: [
+      "settlements of requests that are not settled",
+      "requests that differ from their refunds",
+    ],
+  },
+  {
+    damage: ({ settled }) => `UPDATE ledger.ended SET refunded = 0 WHERE id = '${settled}'`,
+    broken: ["requests that differ from their refunds"],
+  },
+  {
+    damage: () => `INSERT INTO ledger.deposit
+      SELECT 'd', id, 'credited', 1, 'b', 0, 1, 's', 'x', 1, 1, 1, now() FROM ledger.account`,
+    broken: ["deposits that differ from their credits"],
+  },
+  {
+    damage: () => "UPDATE ledger.log_head SET size = size + 1",
+    broken: ["gaps in the usage log"],
+  },
+  {
+    damage: ({ settled }) => `INSERT INTO ledger.transfer VALUES ('${settled}', 3, 2, 130, 240, 5)`,
+    broken: [
+      "accounts that differ from their transfers",
+      "settled requests that differ from their transfers",
+      "transfers without their journal or an account of their ledger",
+    ],
+  },
+  {
+    damage: ({ other }) => `INSERT INTO ledger.transfer VALUES ('${other}', 1, 1, 130, 140, 5)`,
+    broken: [
+      "accounts that differ from their transfers",
+      "transfers without their journal or an account of their ledger",
+    ],
+  },
+  {
+    damage: ({ open }) => `UPDATE ledger.hold SET account = 'another' WHERE id = '${open}'`,
+    broken: ["requests of an account that is not their customer's"],
+  },
+  {
+    damage: ({ open, settled }) => `INSERT INTO ledger.hold
+      SELECT '${settled}', acct, 1, streamed, created_ms, expires_ms, fingerprint, gateway, account, api_key, model, surface
+        FROM ledger.hold WHERE id = '${open}';
+      UPDATE ledger.acct SET held = held + 1 WHERE held > 0`,
+    broken: ["requests that are open and ended"],
+  },
+  {
+    damage: ({ settled }) => `UPDATE ledger.ended SET leaf = 7 WHERE id = '${settled}'`,
+    broken: ["settled requests without their leaf"],
+  },
+];
+
+describe("auditLedger()", () => {
+  let database: Database;
+  let ledger: Ledger;
+  const other = newRequestId(0);
+  let ids: { open: RequestId; settled: RequestId; other: RequestId };
+  before(async () => {
+    database = await openDatabase({ log: silent });
+    ledger = await openLedger({ database, gateway: "gw", log: silent });
+    const account = await fundedAccount(database, 1_000n);
+    const [open, settled] = [holdOrder(account, 100n), holdOrder(account, 100n)];
+    await Promise.all([ledger.hold(open), ledger.hold(settled)]);
+    await ledger.settle(settleOrder(settled.request, 50n, 40n));
+    await ledger.refund(settled.request, 0, nanoUsd(5n));
+    ids = { open: open.request, settled: settled.request, other };
+  });
+  after(async () => {
+    await ledger.close();
+    await database.close();
+  });
+
+  const brokenIn = async (queryable: Pick<Database, "query" | "exec">): Promise<string[]> =>
+    (await auditLedger(queryable)).filter(({ ok }) => !ok).map(({ name }) => name);
+
+  for (const [i, { damage, broken }] of DAMAGES.entries()) {
+    test(`finds damage ${i + 1}: ${broken.at(-1)}`, async () => {
+      assert.deepEqual(await brokenIn(database), []);
+      let found: string[] = [];
+      const damaged = database.transaction(async (tx) => {
+        await tx.exec(damage(ids));
+        found = await brokenIn(tx);
+        throw ROLL_BACK;
+      });
+      await assert.rejects(damaged, ROLL_BACK);
+      assert.deepEqual(found, broken);
+    });
+  }
+
+  test("has a damage for every invariant", async () => {
+    const names = (await auditLedger(database)).map(({ name }) => name);
+    const found = new Set(DAMAGES.flatMap(({ broken }) => broken));
+    assert.deepEqual(
+      names.filter((name) => !found.has(name)),
+      [],
+    );
+  });
+});
