@@ -4,7 +4,8 @@ import { RouterError } from "../../core/errors.ts";
 import { type AccountId, generationIdOf } from "../../core/ids.ts";
 import { inputTokensOf, outputTokensOf } from "../../core/pricing.ts";
 import type { Authenticator } from "../auth.ts";
-import { type GenerationRow, receiptOfLeaf } from "../settle-request.ts";
+import { receiptOfLeaf } from "../log-leaf.ts";
+import type { GenerationRow } from "../settle-request.ts";
 import { dollarsOf } from "./credits.ts";
 
 /** Longest id that is looked up, in characters. */
