@@ -24,9 +24,9 @@ export function claimsSigner<Claims extends object>(
   return turnBatch(BATCH_CLAIMS_MAX, (batch: readonly Claims[]) => {
     const encoded = batch.map(encodeClaims);
     const tokens = signClaims(type, encoded, key);
-    return encoded.map(({ leaf }, i) => ({
+    return encoded.map(({ hash }, i) => ({
       token: tokens[i] ?? "",
-      hash: leaf.toString("base64url"),
+      hash,
     }));
   });
 }

@@ -1,7 +1,6 @@
 import { createHmac } from "node:crypto";
 import type { AccountId } from "../core/ids.ts";
 import type { Countersignature } from "../core/receipt.ts";
-import { claimsHashOf } from "../core/signed-claims.ts";
 import type { ClaimsSigner } from "./claims-signer.ts";
 
 /** How leaves name a payer: equal for one account within one epoch, unlinkable across epochs without the secret. */
@@ -27,6 +26,8 @@ export function payerTags(secret: Buffer): PayerTagOf {
 /** What a leaf says beside the receipt itself. */
 export interface LeafFacts {
   readonly receiptToken: string;
+  /** `claimsHashOf` the receipt. */
+  readonly receiptHash: string;
   /** The miner's amount, nano-USD. */
   readonly amount: bigint;
   readonly account: AccountId;
@@ -40,10 +41,10 @@ export function leafWriter(
   countersign: ClaimsSigner<Countersignature>,
   payerTagOf: PayerTagOf,
 ): LeafWriter {
-  return async ({ receiptToken, amount, account, epoch }) => {
+  return async ({ receiptToken, receiptHash, amount, account, epoch }) => {
     const { token } = await countersign({
       v: 1,
-      receipt: claimsHashOf(receiptToken),
+      receipt: receiptHash,
       amt: amount.toString(),
       payer_tag: payerTagOf(account, epoch),
       promo: false,

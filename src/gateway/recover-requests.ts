@@ -6,7 +6,7 @@ import { modelOf } from "../core/models.ts";
 import { nanoUsd } from "../core/money.ts";
 import { parseQuote, quoteHashOf } from "../core/quote.ts";
 import { type Receipt, receiptFromJson } from "../core/receipt.ts";
-import { claimsHashOf, decodeClaims } from "../core/signed-claims.ts";
+import { decodeClaims } from "../core/signed-claims.ts";
 import type { Logger } from "../runtime/logger.ts";
 import type { Closable } from "../runtime/shutdown.ts";
 import type { LeafWriter } from "./log-leaf.ts";
@@ -98,11 +98,11 @@ export function openRecovery(options: RecoveryOptions): Recovery {
     if (quote.ek !== receipt.att || quote.hk !== receipt.iss || quote.prod !== receipt.model)
       return undefined;
     if (modelOf(receipt.model) === undefined) return undefined;
-    return { receipt, quote, token, salt, attempts: n + 1 };
+    return { receipt, quote, token, hash: claims.hash, salt, attempts: n + 1 };
   };
 
   const settle = async (hold: OpenHold, found: FoundReceipt): Promise<void> => {
-    const { receipt, token, salt } = found;
+    const { receipt, token, hash, salt } = found;
     const amounts = amountsOf(receipt, found.quote, nanoUsd(hold.amount), options.markupBps);
     if (amounts === undefined) {
       await ledger.release(hold.request, "receipt_unpriced_usage");
@@ -117,7 +117,7 @@ export function openRecovery(options: RecoveryOptions): Recovery {
       upstreamModel: receipt.upm,
       ttftMs: receipt.t.ttft,
       durationMs: receipt.t.dur,
-      receiptHash: claimsHashOf(token),
+      receiptHash: hash,
       receiptSalt: salt,
       attempts: found.attempts,
     };
@@ -129,6 +129,7 @@ export function openRecovery(options: RecoveryOptions): Recovery {
       epoch: receipt.e,
       leaf: await options.leafOf({
         receiptToken: token,
+        receiptHash: hash,
         amount: amounts.minerAmount,
         account: hold.account,
         epoch: receipt.e,
@@ -188,6 +189,8 @@ interface FoundReceipt {
   readonly receipt: Receipt;
   readonly quote: NonNullable<ReturnType<typeof parseQuote>>;
   readonly token: string;
+  /** `claimsHashOf` the token. */
+  readonly hash: string;
   readonly salt: string;
   readonly attempts: number;
 }

@@ -6,7 +6,7 @@ import type { NanoUsd } from "../core/money.ts";
 import { chargeOf, minerAmountOf } from "../core/pricing.ts";
 import type { PriceQuote } from "../core/quote.ts";
 import { type Receipt, receiptFromJson } from "../core/receipt.ts";
-import { claimsHashOf, verifyClaims } from "../core/signed-claims.ts";
+import { decodeClaims } from "../core/signed-claims.ts";
 import type { Logger } from "../runtime/logger.ts";
 import type { AttemptEnd } from "./attempt.ts";
 import { checkReceipt, type GrantedWork, type SeenAnswer } from "./check-receipt.ts";
@@ -92,6 +92,8 @@ interface SettlerDeps {
 
 interface CheckedReceipt {
   readonly token: string;
+  /** `claimsHashOf` the token. */
+  readonly hash: string;
   readonly salt: string;
   readonly receipt: Receipt;
   readonly charge: NanoUsd;
@@ -122,15 +124,16 @@ export function settler(deps: SettlerDeps): Settler {
     end: AttemptEnd,
   ): ReceiptVerdict => {
     const { receiptKey } = expectation.relay.peer;
-    const payload = verifyClaims(token, "usage-receipt", receiptKey);
-    if (payload === undefined) return { ok: false, refusal: "receipt_bad_signature" };
-    const receipt = receiptFromJson(payload);
+    const claims = decodeClaims(token);
+    if (claims?.isSigned("usage-receipt", receiptKey) !== true)
+      return { ok: false, refusal: "receipt_bad_signature" };
+    const receipt = receiptFromJson(claims.payload);
     if (receipt === undefined) return { ok: false, refusal: "receipt_malformed" };
     const verdict = checkReceipt(receipt, expectation.work, seenOf(end));
     if (!verdict.ok) return { ok: false, refusal: verdict.refusal };
     const { charge, minerAmount, clipped } = verdict;
     if (clipped) log.info({ request: expectation.request }, "settle.clipped_to_hold");
-    return { ok: true, checked: { token, salt, receipt, charge, minerAmount } };
+    return { ok: true, checked: { token, hash: claims.hash, salt, receipt, charge, minerAmount } };
   };
 
   const pull = async (
@@ -164,11 +167,17 @@ export function settler(deps: SettlerDeps): Settler {
       : check(end.receipt, end.receiptSalt ?? "", expectation, end);
 
   const leafOf = async (
-    { token, receipt }: CheckedReceipt,
+    { token, hash, receipt }: CheckedReceipt,
     amount: bigint,
     { account }: ReceiptExpectation,
   ): Promise<string> =>
-    await deps.leafOf({ receiptToken: token, amount, account, epoch: receipt.e });
+    await deps.leafOf({
+      receiptToken: token,
+      receiptHash: hash,
+      amount,
+      account,
+      epoch: receipt.e,
+    });
 
   /** @returns false if the ledger did not answer in time; it may still do as it was told. */
   const pay = async (
@@ -358,7 +367,7 @@ export function amountsOf(
 }
 
 function settledRowOf(
-  { token, salt, receipt }: CheckedReceipt,
+  { hash, salt, receipt }: CheckedReceipt,
   expectation: ReceiptExpectation,
   end: AttemptEnd,
 ): GenerationRow {
@@ -373,7 +382,7 @@ function settledRowOf(
     upstreamModel: receipt.upm,
     ttftMs: end.firstContentMs ?? receipt.t.ttft,
     durationMs: end.durationMs ?? receipt.t.dur,
-    receiptHash: claimsHashOf(token),
+    receiptHash: hash,
     receiptSalt: salt,
     attempts: Number.parseInt(expectation.work.rid.slice(-2), 16) + 1,
   };

@@ -186,7 +186,7 @@ export async function openReceiptStore(
       try {
         const claims = encodeClaims(order.claimsAt(seq, prev));
         numbered.push({ order, seq, claims, at });
-        prev = claims.leaf.toString("base64url");
+        prev = claims.hash;
         seq += 1;
       } catch (error) {
         results[at] = error instanceof Error ? error : new Error(String(error));

@@ -59,10 +59,7 @@ test("a batch is a JWS that jose accepts over the root of an RFC 6962 tree, at e
     for (const [i, token] of tokens.entries()) {
       const [, index, path = ""] = token.split("~");
       assert.equal(index, String(i));
-      const hashes = Buffer.from(path, "base64url");
-      const proof = Array.from({ length: hashes.length / 32 }, (_, k) =>
-        hashes.subarray(32 * k, 32 * (k + 1)),
-      );
+      const proof = path.split(".").map((hash) => Buffer.from(hash, "base64url"));
       assert.deepEqual(proof, inclusionProof(i, leaves));
       assert(
         verifyInclusion({
@@ -84,7 +81,7 @@ test("claims have one hash, alone or in a batch", () => {
   const claims = encodeClaims({ a: 1 });
   const [alone = ""] = signClaims("grant", [claims], key);
   const [first = ""] = signClaims("grant", [claims, encodeClaims({ b: 2 })], key);
-  assert.equal(claimsHashOf(alone), claims.leaf.toString("base64url"));
+  assert.equal(claimsHashOf(alone), claims.hash);
   assert.equal(claimsHashOf(first), claimsHashOf(alone));
 });
 
