@@ -1,4 +1,4 @@
-import { createHash, type Hash, randomBytes } from "node:crypto";
+import { createHash, type Hash, hash, randomBytes } from "node:crypto";
 import type { IncomingHttpHeaders, ServerResponse } from "node:http";
 import { type Dispatcher, errors as undiciErrors } from "undici";
 import { ERRORS, type ErrorCode } from "../core/errors.ts";
@@ -310,7 +310,7 @@ export class RelayExchange implements Dispatcher.DispatchHandler {
         upid:
           metered?.upstreamId === undefined
             ? ""
-            : createHash("sha256").update(metered.upstreamId).digest("base64url"),
+            : hash("sha256", metered.upstreamId, "base64url"),
         quote: grant.quote,
         ...this.#usage(status, metered),
         status,
