@@ -46,7 +46,7 @@ const DEFAULT_TARGETS: readonly OpenerName[] = ["bare-undici", "nginx", "portkey
 /** Load on each target before the first round, ms of each scenario: compilers and connection pools settle. */
 const WARM_UP_MS = 750;
 /** The same for the first scenario, in which most code is met for the first time. */
-const FIRST_WARM_UP_MS = 4_000;
+const FIRST_WARM_UP_MS = 10_000;
 /** Work of others on this machine above which latencies say little, cores. */
 const FOREIGN_CORES_MAX = 0.5;
 /** Longest wait for a quieter machine before a measurement, ms. */

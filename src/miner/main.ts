@@ -4,6 +4,7 @@ import { type Keypair, keypairOf } from "../chain/keys.ts";
 import { openSubtensor, type Subtensor } from "../chain/subtensor.ts";
 import { type Hotkey, netuidOf } from "../core/ids.ts";
 import { type SigningKey, signingKey } from "../core/jws.ts";
+import { lockDirectory } from "../runtime/data-lock.ts";
 import type { Logger } from "../runtime/logger.ts";
 import { ConfigError } from "../runtime/settings.ts";
 import { type Closable, closeAll } from "../runtime/shutdown.ts";
@@ -75,6 +76,9 @@ async function open(
 
   const upstreams = openUpstreams(upstreamConfigs);
   opened.push(upstreams);
+  // Two relays that append to one file of receipts would lose each other's place in it.
+  const lock = lockDirectory(config.data);
+  opened.push({ close: async () => lock.release() });
   const receipts = await openReceiptStore(config.data, log);
   opened.push(receipts);
   const enclave = bootEnclave({

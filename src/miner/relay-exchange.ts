@@ -308,9 +308,7 @@ export class RelayExchange implements Dispatcher.DispatchHandler {
         upm: (metered?.upstreamModel ?? "").slice(0, RECEIPT_TEXT_CHARS_MAX),
         uph: upstream.host.slice(0, RECEIPT_TEXT_CHARS_MAX),
         upid:
-          metered?.upstreamId === undefined
-            ? ""
-            : hash("sha256", metered.upstreamId, "base64url"),
+          metered?.upstreamId === undefined ? "" : hash("sha256", metered.upstreamId, "base64url"),
         quote: grant.quote,
         ...this.#usage(status, metered),
         status,

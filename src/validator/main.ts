@@ -15,6 +15,7 @@ import { openSubtensor, type Subtensor } from "../chain/subtensor.ts";
 import { encodeAnnouncement } from "../core/commitment.ts";
 import { type Hotkey, type Netuid, netuidOf } from "../core/ids.ts";
 import { quoteSigningBytes } from "../core/quote.ts";
+import { lockDirectory } from "../runtime/data-lock.ts";
 import type { Logger } from "../runtime/logger.ts";
 import { ConfigError } from "../runtime/settings.ts";
 import { type Closable, closeAll } from "../runtime/shutdown.ts";
@@ -72,6 +73,9 @@ async function open(config: ValidatorConfig, log: Logger, opened: Closable[]): P
   opened.push(subtensor);
   checkSubnet(await metagraphOf(subtensor, netuid), hotkey);
 
+  // Two validators that step one ledger would count an epoch twice, or not at all.
+  const lock = lockDirectory(config.data);
+  opened.push({ close: async () => lock.release() });
   const metrics = validatorMetrics();
   const logFetch = openLogFetch();
   opened.push(logFetch);

@@ -24,6 +24,7 @@ import { enclaveIdOf } from "../../src/core/statement.ts";
 import { openDevchain } from "../../src/devchain/devchain.ts";
 import { minerSettings } from "../../src/miner/config.ts";
 import { openMiner } from "../../src/miner/main.ts";
+import { lockDirectory } from "../../src/runtime/data-lock.ts";
 import { ConfigError, loadSettings } from "../../src/runtime/settings.ts";
 import { signGrant } from "../signed.ts";
 import {
@@ -304,6 +305,8 @@ test("openMiner() says what the operator has to mend, and leaves nothing open", 
   const folder = temporaryFolder(t);
   writeFileSync(join(folder, "garbage"), "garbage of a key");
   writeFileSync(join(folder, "stranger"), newSecret());
+  const taken = lockDirectory(join(folder, "taken"));
+  t.after(() => taken.release());
   for (const { changes, problem } of [
     { changes: { DAYBREAK_MINER_HOTKEY_FILE: join(folder, "none") }, problem: /hotkey.*ENOENT/ },
     { changes: { DAYBREAK_MINER_HOTKEY_FILE: join(folder, "garbage") }, problem: /does not hold/ },
@@ -315,6 +318,7 @@ test("openMiner() says what the operator has to mend, and leaves nothing open", 
       problem: /is not registered on subnet/,
     },
     { changes: { DAYBREAK_MINER_HOST: "0.0.0.0" }, problem: /DAYBREAK_MINER_PUBLIC_URL/ },
+    { changes: { DAYBREAK_MINER_DATA: join(folder, "taken") }, problem: /in use by process \d+/ },
   ]) {
     await assert.rejects(
       openMiner(loadSettings(minerSettings, { ...good, ...changes }), log),
