@@ -289,7 +289,7 @@ function refuseServerTools(body: Buffer, byKey: ReadonlyMap<string, Member>): vo
     throw new Refused("unsupported_parameter", "mcp_servers is not supported", "mcp_servers");
   const member = byKey.get("tools");
   if (member === undefined) return;
-  const tools: unknown = JSON.parse(textOf(body, member));
+  const tools = valueOf(body, member, body.length);
   for (const tool of Array.isArray(tools) ? (tools as unknown[]) : []) {
     const type = (tool as { type?: unknown } | null)?.type;
     const name = SERVER_TOOLS.find((prefix) => typeof type === "string" && type.startsWith(prefix));

@@ -253,6 +253,22 @@ for (const { surface, field, welcome, refused } of [
   });
 }
 
+test("readRequest() takes a customer's own tools, and none that the provider runs and bills", () => {
+  const own = `{"name":"weather","description":"${"long ".repeat(20_000)}","input_schema":{"type":"object"}}`;
+  assert.equal(accept(messages(`"tools":[${own}]`), "messages").tools, 1);
+  for (const [type, name] of [
+    ["web_search_20250305", "web_search"],
+    ["web_fetch_20250910", "web_fetch"],
+    ["code_execution_20250825", "code_execution"],
+  ])
+    assert.equal(
+      refusal(messages(`"tools":[${own},{"type":"${type}","name":"${name}"}]`), "messages"),
+      "unsupported_parameter tools",
+    );
+  for (const type of ["custom", "bash_20250124", "text_editor_20250728"])
+    assert.equal(accept(messages(`"tools":[{"type":"${type}","name":"x"}]`), "messages").tools, 1);
+});
+
 test("readRequest() lets unknown fields pass", () => {
   const facts = accept(
     chat('"chat_template_kwargs":{"a":1},"top_k":5,"__proto__":{"model":"x"},"constructor":1'),

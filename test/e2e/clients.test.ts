@@ -118,6 +118,30 @@ test("openai: a tool call, streamed and not", async () => {
   assert.equal(final.choices[0]?.finish_reason, "tool_calls");
 });
 
+test("anthropic: a tool call, streamed and not", async () => {
+  const request = {
+    model: "claude-haiku-4-5",
+    max_tokens: 200,
+    messages: hello,
+    tools: [
+      {
+        name: "weather",
+        description: "Tells the weather of a city, as it is now and as it will be tomorrow.",
+        input_schema: {
+          type: "object" as const,
+          properties: { city: { type: "string" } },
+          required: ["city"],
+        },
+      },
+    ],
+  };
+  const message = await anthropic.messages.create(request);
+  const call = message.content.find((block) => block.type === "tool_use");
+  assert.equal(call?.name, "weather");
+  const final = await anthropic.messages.stream(request).finalMessage();
+  assert.equal(final.stop_reason, "tool_use");
+});
+
 test("anthropic: a message and a stream, with the key in either header", async () => {
   const request = { model: "claude-haiku-4-5", max_tokens: 200, messages: hello };
   const message = await anthropic.messages.create(request);
