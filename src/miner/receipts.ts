@@ -158,8 +158,8 @@ export async function openReceiptStore(
 
   /** @returns how many bytes of `text` reached the file, from which offset, and why not all of them. */
   const write = (text: string): { offset: number; written: number; error?: unknown } => {
-    const start = torn ? 1 : 0;
-    const bytes = Buffer.from(torn ? `\n${text}` : text);
+    const start = torn ? 2 : 0;
+    const bytes = Buffer.from(torn ? `!\n${text}` : text);
     const offset = size + start;
     let written = 0;
     try {

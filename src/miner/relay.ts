@@ -162,7 +162,12 @@ export function buildRelay(deps: RelayDeps): Relay {
       admit(surface, request, response, token, verdict);
       return undefined;
     }
-    return deps.refreshGatewayKeys().then(() => admit(surface, request, response, token, check()));
+    return deps.refreshGatewayKeys().then(() => {
+      if (response.destroyed) return;
+      if (closing !== undefined)
+        return refuse(request, response, "shutting_down", "the relay is shutting down");
+      admit(surface, request, response, token, check());
+    });
   };
 
   const admit = (

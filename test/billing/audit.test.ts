@@ -9,9 +9,18 @@ import { fundedAccount, holdOrder, settleOrder, silent } from "./stores.ts";
 
 const ROLL_BACK = new Error("rolled back");
 
+interface Ids {
+  readonly open: RequestId;
+  readonly settled: RequestId;
+  /** Settled as well. */
+  readonly second: RequestId;
+  /** Of no request. */
+  readonly other: RequestId;
+}
+
 /** What breaks the books, in SQL with the ids of requests, and every invariant that then fails. */
 const DAMAGES: readonly {
-  readonly damage: (ids: { open: RequestId; settled: RequestId; other: RequestId }) => string;
+  readonly damage: (ids: Ids) => string;
   readonly broken: readonly string[];
 }[] = [
   {
@@ -38,7 +47,10 @@ const DAMAGES: readonly {
   {
     damage: ({ settled }) =>
       `UPDATE ledger.ended SET charged = charged - 1 WHERE id = '${settled}'`,
-    broken: ["settled requests that differ from their transfers"],
+    broken: [
+      "settled requests that differ from their transfers",
+      "settlements with other parties or shares than their request",
+    ],
   },
   {
     damage: ({ settled }) => `DELETE FROM ledger.ended WHERE id = '${settled}'`,
@@ -66,6 +78,7 @@ const DAMAGES: readonly {
       "accounts that differ from their transfers",
       "settled requests that differ from their transfers",
       "transfers without their journal or an account of their ledger",
+      "settlements with other parties or shares than their request",
     ],
   },
   {
@@ -88,24 +101,41 @@ const DAMAGES: readonly {
   },
   {
     damage: ({ settled }) => `UPDATE ledger.ended SET leaf = 7 WHERE id = '${settled}'`,
-    broken: ["settled requests without their leaf"],
+    broken: ["settled requests without a leaf of their own"],
   },
+  {
+    damage: ({ second }) => `UPDATE ledger.ended SET leaf = 0 WHERE id = '${second}'`,
+    broken: ["settled requests without a leaf of their own"],
+  },
+  {
+    damage: () => "DELETE FROM ledger.log_head",
+    broken: ["gaps in the usage log"],
+  },
+  ...["miner_amount = miner_amount - 1", "miner_acct = NULL", "acct = 130"].map((change) => ({
+    damage: ({ settled }: Ids) => `UPDATE ledger.ended SET ${change} WHERE id = '${settled}'`,
+    broken: [
+      ...(change === "acct = 130" ? ["requests of an account that is not their customer's"] : []),
+      "settlements with other parties or shares than their request",
+    ],
+  })),
 ];
 
 describe("auditLedger()", () => {
   let database: Database;
   let ledger: Ledger;
   const other = newRequestId(0);
-  let ids: { open: RequestId; settled: RequestId; other: RequestId };
+  let ids: Ids;
   before(async () => {
     database = await openDatabase({ log: silent });
     ledger = await openLedger({ database, gateway: "gw", log: silent });
     const account = await fundedAccount(database, 1_000n);
-    const [open, settled] = [holdOrder(account, 100n), holdOrder(account, 100n)];
-    await Promise.all([ledger.hold(open), ledger.hold(settled)]);
+    const [open, settled, second] = [1, 2, 3].map(() => holdOrder(account, 100n));
+    assert(open !== undefined && settled !== undefined && second !== undefined);
+    await Promise.all([ledger.hold(open), ledger.hold(settled), ledger.hold(second)]);
     await ledger.settle(settleOrder(settled.request, 50n, 40n));
+    await ledger.settle(settleOrder(second.request, 50n, 0n));
     await ledger.refund(settled.request, 0, nanoUsd(5n));
-    ids = { open: open.request, settled: settled.request, other };
+    ids = { open: open.request, settled: settled.request, second: second.request, other };
   });
   after(async () => {
     await ledger.close();

@@ -1,9 +1,12 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { request as httpRequest, type IncomingMessage, type ServerResponse } from "node:http";
+import { connect } from "node:net";
 import { test } from "node:test";
 import OpenAI from "openai";
+import { apiKeyIdOf } from "../../src/billing/accounts.ts";
 import { decodeClaims } from "../../src/core/signed-claims.ts";
+import type { Database } from "../../src/runtime/database.ts";
 import {
   CHAT_MODEL,
   chatEvents,
@@ -11,6 +14,7 @@ import {
   MESSAGES_MODEL,
   openTestGateway,
   openTestMiner,
+  sharedDatabase,
   type TestGateway,
   testNetwork,
   until,
@@ -39,6 +43,45 @@ async function post(
     json: (): Record<string, never> => JSON.parse(text) as Record<string, never>,
   };
 }
+
+test("a client that leaves while its key is looked up gives its place back", async (t) => {
+  const network = testNetwork();
+  await openTestMiner(t, network);
+  const real = await sharedDatabase();
+  const lookUp = Promise.withResolvers<undefined>();
+  let slowKey: string | undefined;
+  let isAsked = false;
+  const database: Database = {
+    ...real,
+    query: async <Row extends object>(sql: string, params?: readonly unknown[]) => {
+      if (slowKey !== undefined && params?.includes(slowKey) === true) {
+        isAsked = true;
+        await lookUp.promise;
+      }
+      return await real.query<Row>(sql, params);
+    },
+  };
+  const gateway = await openTestGateway(t, network, { database, requestsMax: 1 });
+  await untilServing(gateway, 1);
+  const stays = await gateway.customer();
+  const leaves = await gateway.customer();
+  slowKey = apiKeyIdOf(leaves.apiKey);
+  const socket = connect(Number(new URL(gateway.url).port), "127.0.0.1");
+  t.after(() => socket.destroy());
+  socket.write(
+    `POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer ${leaves.apiKey}\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{`,
+  );
+  await until("the look-up", () => isAsked);
+  socket.destroy();
+  // Each answer takes the gateway a turn, in which it hears that the other connection is gone.
+  for (let n = 0; n < 5; n++) await gateway.get("/healthz");
+  lookUp.resolve(undefined);
+  await until("its end", async () => (await gateway.get("/healthz")).status === 200);
+  const answer = await post(gateway, "/v1/chat/completions", chat(), {
+    authorization: `Bearer ${stays.apiKey}`,
+  });
+  assert.equal(answer.status, 200, answer.text);
+});
 
 test("failure before the first content moves to the next miner, within one hold", async (t) => {
   const network = testNetwork();

@@ -238,6 +238,8 @@ export interface RelayOptions {
   readonly drainMs?: number;
   readonly nowMs?: () => number;
   readonly log?: Logger;
+  /** A refresh of the gateway keys ends when this does. */
+  readonly refreshing?: () => Promise<void>;
 }
 
 const hotkeyPair = generateKeyPairSync("ed25519");
@@ -310,6 +312,7 @@ export async function openTestRelay(t: TestContext, options: RelayOptions): Prom
     gatewayKeyOf: (kid) => keys.find((key) => key.kid === kid),
     refreshGatewayKeys: async () => {
       refreshes += 1;
+      await options.refreshing?.();
       keys.push(...announced.splice(0));
     },
     head: () => BLOCK,

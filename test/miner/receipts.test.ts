@@ -175,6 +175,24 @@ test("a reopened store finds everything, and ends a torn line", async (t) => {
   }
 });
 
+test("a line that lacks only its end was refused, and stays refused", async (t) => {
+  const folder = temporaryFolder(t);
+  const path = join(folder, "receipts.jsonl");
+  let store = await openReceiptStore(folder, log);
+  const refusedRid = await append(store, A);
+  await store.close();
+  writeFileSync(path, readFileSync(path).subarray(0, -1));
+  store = await openReceiptStore(folder, log);
+  const accepted = await store.append(orderFor(A, newRequestId(2)));
+  for (let round = 0; round < 2; round++) {
+    assert.deepEqual(await store.page(A, -1), { receipts: [accepted], more: false });
+    assert.equal(await store.byRequest(refusedRid), undefined);
+    await store.close();
+    store = await openReceiptStore(folder, log);
+  }
+  await store.close();
+});
+
 test("lines that are not receipts are passed over, however long", async (t) => {
   const folder = temporaryFolder(t);
   let store = await openReceiptStore(folder, log);

@@ -321,6 +321,36 @@ test("a relay looks for a new gateway key before it refuses an unknown one", asy
   assert.equal(relay.refreshes(), 2);
 });
 
+test("a gateway that leaves while its key is looked for takes nothing with it", async (t) => {
+  const upstream = await openTestUpstream(t, honestAnswer);
+  const refresh = Promise.withResolvers<undefined>();
+  const relay = await openTestRelay(t, {
+    upstream,
+    limits: { inFlightMax: 1 },
+    refreshing: () => refresh.promise,
+  });
+  const newKey = signingKey();
+  const body = chatBody();
+  const client = openClient(t);
+  const grantToken = signGrant(grantFor(relay, "chat", body), newKey);
+  const { hostname, port } = new URL(relay.url);
+  const socket = connect({ host: hostname, port: Number(port), rejectUnauthorized: false });
+  t.after(() => socket.destroy());
+  socket.write(
+    `POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ndaybreak-grant: ${grantToken}\r\ncontent-length: ${body.length}\r\n\r\n${body.toString()}`,
+  );
+  await until("the look-up", () => relay.refreshes() === 1);
+  socket.destroy();
+  // Each answer takes the relay a turn, in which it hears that the other connection is gone.
+  for (let n = 0; n < 5; n++) await send(client, `${relay.url}/healthz`);
+  relay.announce(newKey);
+  refresh.resolve(undefined);
+  const next = signGrant(grantFor(relay, "chat", body), newKey);
+  const answer = await relayed(client, relay, "chat", body, { grantToken: next });
+  assert.equal(answer.status, 200, answer.body.toString());
+  assert.equal(upstream.seen.length, 1);
+});
+
 test("a relay writes the share of each choice into a request without a bound", async (t) => {
   const upstream = await openTestUpstream(t, honestAnswer);
   const relay = await openTestRelay(t, { upstream });

@@ -533,9 +533,10 @@ CREATE VIEW ledger.audit AS
     (SELECT credits - debits FROM ledger.acct WHERE ledger = 2 AND code = 70)
       - COALESCE((SELECT sum(amount_rao) FROM ledger.deposit WHERE state <> 'credited'), 0)
   UNION ALL SELECT 11, 'gaps in the usage log', count(*)
-    FROM ledger.log_head g LEFT JOIN LATERAL (
-      SELECT count(*) AS n, COALESCE(max(index) + 1, 0) AS size FROM ledger.log_leaf l WHERE l.gateway = g.gateway
-    ) l ON true WHERE g.size <> l.n OR g.size <> l.size
+    FROM ledger.log_head g FULL JOIN (
+      SELECT gateway, count(*) AS n, max(index) + 1 AS size FROM ledger.log_leaf GROUP BY gateway
+    ) l ON l.gateway = g.gateway
+    WHERE g.size IS DISTINCT FROM COALESCE(l.n, 0) OR g.size IS DISTINCT FROM COALESCE(l.size, 0)
   UNION ALL SELECT 12, 'transfers without their journal or an account of their ledger', count(*)
     FROM ledger.transfer t LEFT JOIN ledger.journal j ON j.id = t.journal
     LEFT JOIN ledger.acct d ON d.id = t.debit AND d.ledger = t.ledger
@@ -545,6 +546,13 @@ CREATE VIEW ledger.audit AS
     FROM ledger.request r LEFT JOIN ledger.acct a ON a.id = r.acct AND a.ledger = 1 AND a.code = 10 AND a.owner = r.account
     WHERE a.id IS NULL
   UNION ALL SELECT 14, 'requests that are open and ended', count(*) FROM ledger.hold h JOIN ledger.ended e ON e.id = h.id
-  UNION ALL SELECT 15, 'settled requests without their leaf', count(*)
-    FROM ledger.ended e LEFT JOIN ledger.log_leaf l ON l.gateway = e.gateway AND l.index = e.leaf
-    WHERE e.state = 1 AND l.index IS NULL;
+  UNION ALL SELECT 15, 'settled requests without a leaf of their own', (
+      SELECT count(*) FROM ledger.ended e LEFT JOIN ledger.log_leaf l ON l.gateway = e.gateway AND l.index = e.leaf
+      WHERE e.state = 1 AND l.index IS NULL
+    ) + (SELECT count(*) - count(DISTINCT (gateway, leaf)) FROM ledger.ended WHERE leaf IS NOT NULL)
+  UNION ALL SELECT 16, 'settlements with other parties or shares than their request', count(*)
+    FROM ledger.transfer t JOIN ledger.ended e ON e.id = t.journal
+    WHERE t.debit <> e.acct OR CASE t.seq
+        WHEN 1 THEN t.credit = e.miner_acct AND t.amount = e.miner_amount
+        WHEN 2 THEN t.credit = ledger.system_acct(1, 30) AND t.amount = e.charged - e.miner_amount
+      END IS NOT TRUE;

@@ -33,6 +33,8 @@ export function inferenceRoutes(app: FastifyInstance, deps: InferenceDeps): void
     const { raw } = request;
     request.inferenceId = newRequestId(Date.now());
     const key = await deps.auth.keyOf(raw.headers);
+    // Whoever left while the key was looked up has had its `close`: what is taken now would never be given back.
+    if (reply.raw.destroyed) throw new RouterError("invalid_request", "The connection is closed.");
     if (key.management)
       throw new RouterError("permission_denied", "A management key cannot be used for inference.");
     const waitSeconds = deps.rateLimit(key.id, Date.now());
