@@ -21,6 +21,7 @@ import { ConfigError, loadSettings } from "../runtime/settings.ts";
 import { type Closable, closeAll } from "../runtime/shutdown.ts";
 import { validatorSettings } from "../validator/config.ts";
 import { openValidator } from "../validator/main.ts";
+import { lastChainPort, rememberChainPort } from "./chain-port.ts";
 import type { LocalConfig } from "./config.ts";
 import { type NetworkFile, type NetworkSecrets, openNetworkFile } from "./network-file.ts";
 import { openProviderSimulator } from "./provider-simulator.ts";
@@ -42,6 +43,8 @@ const DEVELOPMENT_TAO = 1_000_000n;
 /** TAO that each customer of a new network deposits: the user's account, and each validator's for its probes. */
 const DEPOSIT_RAO = rao(1n * NANO);
 /** Longest wait for any one part to become ready, in milliseconds. */
+/** The chain is for this machine only. */
+const CHAIN_HOST = "127.0.0.1";
 const READY_DEADLINE_MS = 30_000;
 const POLL_MS = 25;
 /** Floors of the miners, basis points below retail; they repeat when there are more miners. */
@@ -112,14 +115,16 @@ async function openNetwork(
 ): Promise<{ network: NetworkFacts; models: readonly { id: string; surface: string }[] }> {
   await assertPortFree(config.host, config.port);
   const file = openNetworkFile(directory, newSecrets);
+  // It may lie in the data folder, which exists from here on.
+  if (config.readyFile !== undefined) assertReadyFileWritable(config.readyFile);
   const secrets = withNeurons(file, config);
   const logger = (service: string): Logger =>
     openLogger(service, config.logLevel, join(directory, "daybreak.log"));
 
   const owner = keypairOf(secrets.owner.coldkey);
   const devchain = await openDevchain({
-    host: "127.0.0.1",
-    port: 0,
+    host: CHAIN_HOST,
+    port: await lastChainPort(directory, CHAIN_HOST),
     dataDir: join(directory, "chain"),
     blockMs: config.blockMs,
     tempo: config.tempo,
@@ -133,6 +138,7 @@ async function openNetwork(
     ],
   });
   opened.push(devchain);
+  rememberChainPort(directory, devchain.port);
   const chain = await openSubtensor({
     endpoint: devchain.url,
     connectTimeoutMs: READY_DEADLINE_MS,
@@ -420,11 +426,30 @@ async function assertPortFree(host: string, port: number): Promise<void> {
   await new Promise((resolveClosed) => server.close(resolveClosed));
 }
 
+/** @throws ConfigError if the file could not be written later, when everything runs. */
+function assertReadyFileWritable(path: string): void {
+  const draft = draftOf(path);
+  orChooseAnother(path, () => {
+    writeFileSync(draft, "", { mode: 0o600 });
+    rmSync(draft);
+  });
+}
+
 function writeReadyFile(path: string, network: NetworkFacts): void {
+  const draft = draftOf(path);
+  orChooseAnother(path, () => {
+    writeFileSync(draft, `${JSON.stringify(network, null, 2)}\n`, { mode: 0o600 });
+    renameSync(draft, path);
+  });
+}
+
+function draftOf(path: string): string {
+  return `${path}.${process.pid}.new`;
+}
+
+function orChooseAnother(path: string, write: () => void): void {
   try {
-    const temporary = `${path}.${process.pid}.new`;
-    writeFileSync(temporary, `${JSON.stringify(network, null, 2)}\n`, { mode: 0o600 });
-    renameSync(temporary, path);
+    write();
   } catch (cause) {
     throw new ConfigError(
       `cannot write the ready file ${path} (${(cause as NodeJS.ErrnoException).code}): choose another with --ready-file`,

@@ -49,7 +49,7 @@ function exampleText(w: Welcome, origin: string): string {
       "",
       `curl -s ${w.base_url}/chat/completions -H "authorization: Bearer ${w.api_key}" -H "content-type: application/json" -d '{"model": "${chat.id}", "messages": [{"role": "user", "content": "Hello"}]}'`,
       "",
-      "openai (npm install openai)",
+      "openai (npm install openai; as an .mjs or .ts file)",
       "",
       `import OpenAI from "openai";`,
       `const openai = new OpenAI({ baseURL: "${w.base_url}", apiKey: "${w.api_key}" });`,
@@ -60,12 +60,12 @@ function exampleText(w: Welcome, origin: string): string {
   }
   if (messages !== undefined) {
     lines.push(
-      "@anthropic-ai/sdk (npm install @anthropic-ai/sdk)",
+      "@anthropic-ai/sdk (npm install @anthropic-ai/sdk; as an .mjs or .ts file)",
       "",
       `import Anthropic from "@anthropic-ai/sdk";`,
       `const anthropic = new Anthropic({ baseURL: "${origin}", apiKey: "${w.api_key}" });`,
       `const message = await anthropic.messages.create({ model: "${messages.id}", max_tokens: 256, messages: [{ role: "user", content: "Hello" }] });`,
-      "console.log(message.content[0].text);",
+      `for (const block of message.content) if (block.type === "text") console.log(block.text);`,
       "",
     );
   }

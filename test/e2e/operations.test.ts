@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -51,6 +51,7 @@ test("a second start goes on with the same keys, miners, balance and chain; the 
     assert.equal(second.ready.api_key, first.ready.api_key);
     assert.equal(second.ready.admin_key, first.ready.admin_key);
     assert.equal(second.ready.netuid, first.ready.netuid);
+    assert.equal(second.ready.chain_ws, first.ready.chain_ws);
     assert.deepEqual(
       second.ready.miners.map(({ hotkey }) => hotkey),
       first.ready.miners.map(({ hotkey }) => hotkey),
@@ -240,6 +241,25 @@ for (const { name, prepare, folder, expected } of [
     assert.equal(stderr.trimEnd().split("\n").length, 1, stderr);
   });
 }
+
+test("a ready file that cannot be written is one clear line and exit code 1, before anything runs", async () => {
+  const [data, file] = [
+    join(temporaryFolder(), "data"),
+    join(temporaryFolder(), "no", "ready.json"),
+  ];
+  const ports = ["--port", "0"];
+  const { code, stderr } = await cliResult([
+    "local",
+    ...ports,
+    "--data",
+    data,
+    "--ready-file",
+    file,
+  ]);
+  assert.equal(code, 1);
+  assert.match(stderr, /^daybreak: cannot write the ready file .*ENOENT.*--ready-file\n$/);
+  assert(!existsSync(join(data, "chain")));
+});
 
 test("a data folder that is in use is one clear line and exit code 1", async () => {
   const running = await startLocal();
