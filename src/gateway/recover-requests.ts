@@ -20,6 +20,11 @@ const INTERVAL_MS = 2_000;
 const SETTLE_AGE_MS = 500;
 /** No receipt from any relay for this long: nothing is owed. */
 const NO_RECEIPT_AGE_MS = 60_000;
+/**
+ * The same when some relay could not be asked. One that comes back later is not paid for what it served, but no relay that
+ * stays away can keep customers' money held.
+ */
+const UNANSWERED_AGE_MS = 300_000;
 /** Holds that are looked at in one round. */
 const HOLDS_PER_ROUND_MAX = 256;
 /** Relays that are asked at the same time for one hold. */
@@ -145,7 +150,8 @@ export function openRecovery(options: RecoveryOptions): Recovery {
     const found = await receiptOf(hold);
     if (options.isLive(hold.request)) return;
     if (typeof found !== "string") return await settle(hold, found);
-    const isOver = nowMs() > hold.expiresMs || (found === "none" && ageMs > NO_RECEIPT_AGE_MS);
+    const ageMsMax = found === "none" ? NO_RECEIPT_AGE_MS : UNANSWERED_AGE_MS;
+    const isOver = nowMs() > hold.expiresMs || ageMs > ageMsMax;
     if (!isOver) return;
     await ledger.release(hold.request, "receipt_missing");
     log.warn({ request: hold.request }, "hold.released_without_receipt");
