@@ -1,4 +1,7 @@
+import { openSync } from "node:fs";
+import { dirname } from "node:path";
 import pino, { type Logger as PinoLogger } from "pino";
+import { makeFolder } from "./make-folder.ts";
 import { oneOf, type Setting } from "./settings.ts";
 
 /** Structured log: an event name (`hold.settled`) and fields with units. Never prompts, completions, keys or evidence. */
@@ -45,10 +48,16 @@ export function openLogger(service: string, level: LogLevel, destination?: strin
       timestamp: pino.stdTimeFunctions.isoTime,
       redact: { paths: REDACTED.flatMap((path) => [path, `*.${path}`]), remove: true },
     },
-    // Asynchronous writes keep the disk off the request path; pino flushes them at exit.
+    // Asynchronous writes keep the disk off the request path; pino flushes them at exit, which throws while a file that it
+    // opens itself is not open yet (pino 10.4).
     pino.destination({
-      ...(destination === undefined ? {} : { dest: destination, mkdir: true }),
+      ...(destination === undefined ? {} : { fd: openLogFile(destination) }),
       sync: false,
     }),
   );
+}
+
+function openLogFile(path: string): number {
+  makeFolder(dirname(path));
+  return openSync(path, "a");
 }

@@ -226,6 +226,14 @@ for (const { name, prepare, folder, expected } of [
     expected: /is damaged .* choose another with --data/,
   },
   {
+    name: "a damaged key of the gateway",
+    prepare: (data: string) => {
+      mkdirSync(join(data, "gateway"), { recursive: true });
+      writeFileSync(join(data, "gateway", "signing-key.pem"), "garbage");
+    },
+    expected: /signing-key\.pem is not the PKCS#8 PEM of an Ed25519 key/,
+  },
+  {
     name: "a folder below one that cannot be written",
     prepare: () => undefined,
     folder: "/proc/daybreak",
