@@ -22,6 +22,7 @@ export function leafHashOf(leaf: Uint8Array): Buffer {
 
 /** SHA-256(0x01 ‖ left ‖ right). */
 export function nodeHashOf(left: Uint8Array, right: Uint8Array): Buffer {
+  assert(left.length === HASH_BYTES && right.length === HASH_BYTES, "a hash has 32 bytes");
   node.set(left, 1);
   node.set(right, 1 + HASH_BYTES);
   return sha256Of(node);
@@ -99,6 +100,7 @@ export function verifyInclusion(claim: {
   readonly root: Uint8Array;
 }): boolean {
   if (claim.index < 0n || claim.index >= claim.size) return false;
+  if (![claim.leafHash, ...claim.proof].every(isHash)) return false;
   let node = claim.index;
   let last = claim.size - 1n;
   let hash: Uint8Array = claim.leafHash;
@@ -142,6 +144,7 @@ export function verifyConsistency(claim: {
 }): boolean {
   const { oldSize, size, oldRoot, root } = claim;
   if (oldSize <= 0n || oldSize > size) return false;
+  if (![oldRoot, ...claim.proof].every(isHash)) return false;
   if (oldSize === size) return claim.proof.length === 0 && Buffer.compare(oldRoot, root) === 0;
   // When the old tree is one perfect subtree, its root is the first step and is not repeated in the proof.
   const path = isPowerOfTwo(oldSize) ? [oldRoot, ...claim.proof] : [...claim.proof];
@@ -173,6 +176,10 @@ export function verifyConsistency(claim: {
   return (
     last === 0n && Buffer.compare(oldHash, oldRoot) === 0 && Buffer.compare(newHash, root) === 0
   );
+}
+
+function isHash({ length }: Uint8Array): boolean {
+  return length === HASH_BYTES;
 }
 
 function subtree(leafHashes: readonly Uint8Array[], from: number, to: number): Buffer {

@@ -102,6 +102,10 @@ test("inclusion proofs hold for their leaf, index and size and for nothing else"
       assert(!verifyInclusion({ ...claim, proof: [...proof, root] }));
       if (proof.length > 0) {
         assert(!verifyInclusion({ ...claim, proof: proof.slice(1) }));
+        for (const bytes of [31, 33]) {
+          const misshapen = proof.map((hash) => Buffer.concat([hash, hash]).subarray(0, bytes));
+          assert(!verifyInclusion({ ...claim, proof: misshapen }));
+        }
         assert(!verifyInclusion({ ...claim, index: BigInt((index + 1) % size) }));
       }
     }
