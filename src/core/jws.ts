@@ -115,8 +115,8 @@ export function decodeJws(token: string): UnverifiedJws | undefined {
   const parts = token.split(".");
   if (parts.length !== 3 || !parts.every((part) => /^[\w-]+$/.test(part))) return undefined;
   const [headerPart = "", payloadPart = "", signaturePart = ""] = parts;
-  const header = jsonObject(headerPart);
-  const payload = jsonObject(payloadPart);
+  const header = jsonObjectOf(headerPart);
+  const payload = jsonObjectOf(payloadPart);
   if (header === undefined || payload === undefined) return undefined;
   const { alg, typ, kid, ...rest } = header;
   if (alg !== "EdDSA" || typeof typ !== "string" || typeof kid !== "string") return undefined;
@@ -148,7 +148,8 @@ export function verifyJws(
   return verify(null, jws.signedBytes, key.key, jws.signature) ? jws.payload : undefined;
 }
 
-function jsonObject(part: string): Record<string, unknown> | undefined {
+/** The JSON object whose base64url `part` is; undefined when it is anything else. */
+export function jsonObjectOf(part: string): Record<string, unknown> | undefined {
   try {
     const value: unknown = JSON.parse(Buffer.from(part, "base64url").toString("utf8"));
     return typeof value === "object" && value !== null && !Array.isArray(value)

@@ -16,6 +16,7 @@ import { hash } from "node:crypto";
 import {
   decodeJws,
   type JwsType,
+  jsonObjectOf,
   type SigningKey,
   signJws,
   type UnverifiedJws,
@@ -95,7 +96,7 @@ export function decodeClaims(token: string): UnverifiedClaims | undefined {
   const [text, indexText, pathText, jwsText, ...rest] = token.split("~");
   if (text === undefined || indexText === undefined || rest.length > 0) return undefined;
   if (pathText === undefined || jwsText === undefined) return undefined;
-  const payload = claimsOf(text);
+  const payload = /^[\w-]+$/.test(text) ? jsonObjectOf(text) : undefined;
   const batch = batchOf(jwsText);
   if (payload === undefined || batch === undefined) return undefined;
   if (!/^(0|[1-9]\d{0,2})$/.test(indexText)) return undefined;
@@ -159,18 +160,6 @@ function isBatchSigned(text: string, batch: Batch, type: JwsType, key: Verifying
   }
   verified.set(text, batch);
   return true;
-}
-
-function claimsOf(text: string): Readonly<Record<string, unknown>> | undefined {
-  if (!/^[\w-]+$/.test(text)) return undefined;
-  try {
-    const value: unknown = JSON.parse(Buffer.from(text, "base64url").toString("utf8"));
-    return typeof value === "object" && value !== null && !Array.isArray(value)
-      ? (value as Record<string, unknown>)
-      : undefined;
-  } catch {
-    return undefined;
-  }
 }
 
 // Hashes are kept as base64url strings: a Buffer for each would have memory of its own, which costs more than the hash.

@@ -41,7 +41,8 @@ export class DatabaseError extends Error {
 
 /**
  * SQLSTATE classes and codes after which the same statement may succeed: connection (08, but not 08P01, which is a
- * malformed parameter and stays one), resources (53), operator intervention (57), system (58), serialization and deadlock, lock timeout, and read-only after a failover.
+ * malformed parameter and stays one), resources (53), operator intervention (57), system (58), serialization and
+ * deadlock, lock timeout, and read-only after a failover.
  * PostgreSQL 18 manual, appendix A.
  */
 const RETRYABLE = /^(08(?!P01)|53|57|58)|^(40001|40P01|55P03|25006)$/;
