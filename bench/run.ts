@@ -21,7 +21,7 @@ import {
   throughputOf,
 } from "./report.ts";
 import { loadSpecOf, SCENARIOS, type Scenario } from "./scenarios.ts";
-import { openBareUndici } from "./targets/bare-undici.ts";
+import { openBareUndici, openTwoHops } from "./targets/bare-undici.ts";
 import { type DaybreakOptions, openDaybreak, openDaybreakLocal } from "./targets/daybreak.ts";
 import { openNginx } from "./targets/nginx.ts";
 import { openPortkey } from "./targets/portkey.ts";
@@ -30,6 +30,7 @@ import { startUpstream } from "./upstream.ts";
 
 const OPENERS = {
   "bare-undici": openBareUndici,
+  "two-hops": openTwoHops,
   nginx: openNginx,
   portkey: openPortkey,
   daybreak: openDaybreak,
@@ -41,7 +42,13 @@ const OPENERS = {
 type OpenerName = keyof typeof OPENERS;
 
 /** `daybreak-local` is left out: on two cores its one process says more about the machine than about the product. */
-const DEFAULT_TARGETS: readonly OpenerName[] = ["bare-undici", "nginx", "portkey", "daybreak"];
+const DEFAULT_TARGETS: readonly OpenerName[] = [
+  "bare-undici",
+  "two-hops",
+  "nginx",
+  "portkey",
+  "daybreak",
+];
 
 /** Load on each target before the first round, ms of each scenario: compilers and connection pools settle. */
 const WARM_UP_MS = 750;
