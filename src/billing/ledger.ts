@@ -259,6 +259,9 @@ export async function openLedger({
         measured?.retries.inc();
         log.error({ err: error, orders }, "ledger.retrying");
       },
+      refused: (error, orders) => {
+        log.error({ err: error, orders }, "ledger.batch_refused");
+      },
       poisoned: (error) => {
         log.error({ err: error }, "ledger.order_refused");
       },

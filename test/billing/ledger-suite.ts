@@ -379,7 +379,7 @@ export function ledgerSuite(store: string, open: () => Promise<Database>, runs: 
     });
 
     test("no order of events breaks the books", async () => {
-      await checkLedgerProperty(database, ledger, runs);
+      await checkLedgerProperty(database, runs);
     });
   });
 }

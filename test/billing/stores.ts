@@ -29,15 +29,27 @@ export async function fundedAccount(database: Database, amount: bigint): Promise
   return id;
 }
 
-let funds = 0;
+let causes = 0;
 
-export async function fund(database: Database, account: AccountId, amount: bigint): Promise<void> {
-  funds += 1;
-  await database.query(
+/** A cause that no journal of this run has. */
+export function newCause(): string {
+  causes += 1;
+  return `test:${process.pid}:${causes}`;
+}
+
+/** @returns false when the cause was posted before. */
+export async function fund(
+  database: Database,
+  account: AccountId,
+  amount: bigint,
+  cause = newCause(),
+): Promise<boolean> {
+  const [row] = await database.query<{ is_new: boolean }>(
     `SELECT ledger.post($1, 'deposit', NULL, NULL, ARRAY[1]::smallint[], ARRAY[ledger.system_acct(1, 40)],
-       ARRAY[ledger.acct_of(10, $2)], ARRAY[$3::bigint])`,
-    [`test:${process.pid}:${funds}`, account, amount],
+       ARRAY[ledger.acct_of(10, $2)], ARRAY[$3::bigint]) AS is_new`,
+    [cause, account, amount],
   );
+  return row?.is_new === true;
 }
 
 export function holdOrder(
@@ -90,8 +102,8 @@ export function settleOrder(
 }
 
 export interface PostgresServer {
-  /** URL of a fresh, empty database. */
-  newDatabase(): Promise<string>;
+  /** URL of a fresh, empty database, or of a copy of the one at `template`, which nobody may be connected to. */
+  newDatabase(template?: string): Promise<string>;
   /** Ends the server without a shutdown checkpoint, as a crash does. */
   crash(): Promise<void>;
   start(): Promise<void>;
@@ -159,10 +171,11 @@ export async function startPostgres(bin: string): Promise<PostgresServer> {
       await stop("SIGINT");
       remove();
     },
-    newDatabase: async () => {
+    newDatabase: async (template) => {
       names += 1;
       const admin = await openDatabase({ url: urlOf("postgres"), log: silent });
-      await admin.exec(`CREATE DATABASE test${names}`);
+      const from = template === undefined ? "" : ` TEMPLATE ${template.split("/").at(-1)}`;
+      await admin.exec(`CREATE DATABASE test${names}${from}`);
       await admin.close();
       return urlOf(`test${names}`);
     },
