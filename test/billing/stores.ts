@@ -138,10 +138,9 @@ export async function startPostgres(bin: string, parent?: string): Promise<Postg
     if (user.uid !== undefined) chownSync(folder, user.uid, user.gid ?? user.uid);
   const made = spawnSync(
     path.join(bin, "initdb"),
-    [
-      ...["-D", data, "-U", "postgres", "-A", "trust", "--locale=C.UTF-8", "-E", "UTF8"],
-      ...(parent === undefined ? ["--no-sync"] : []),
-    ],
+    ["-D", data, "-U", "postgres", "-A", "trust", "--locale=C.UTF-8", "-E", "UTF8"].concat(
+      parent === undefined ? "--no-sync" : [],
+    ),
     { ...user, cwd: directory, encoding: "utf8" },
   );
   if (made.status !== 0) throw new Error(`initdb: ${made.stderr}`);
