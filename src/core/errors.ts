@@ -52,6 +52,13 @@ export const ERRORS = {
     "insufficient_quota",
     "billing_error",
   ),
+  key_limit_exceeded: row(
+    403,
+    "fix_key",
+    "permission_denied",
+    "insufficient_quota",
+    "permission_error",
+  ),
   permission_denied: row(
     403,
     "fix_key",

@@ -16,6 +16,7 @@ import { type DepositDeps, depositRoutes } from "./routes/deposits.ts";
 import { type GenerationDeps, generationRoutes } from "./routes/generation.ts";
 import { type InferenceDeps, inferenceRoutes } from "./routes/inference.ts";
 import { type KeyDeps, keyRoutes } from "./routes/key.ts";
+import { type ManagementDeps, managementRoutes } from "./routes/keys.ts";
 import { type LedgerDeps, ledgerRoutes } from "./routes/ledger.ts";
 import { type LogDeps, logRoutes } from "./routes/log.ts";
 import { type ModelDeps, modelRoutes } from "./routes/models.ts";
@@ -39,6 +40,7 @@ export interface GatewayDeps
     GenerationDeps,
     InferenceDeps,
     KeyDeps,
+    ManagementDeps,
     LedgerDeps,
     LogDeps,
     ModelDeps,
@@ -80,6 +82,7 @@ export function buildGateway(deps: GatewayDeps): FastifyInstance {
       inferenceRoutes,
       keyRoutes,
       ledgerRoutes,
+      managementRoutes,
       modelRoutes,
       networkRoutes,
     ])
@@ -117,7 +120,9 @@ function stackOf(error: Error): string {
 
 function unknownRoute(app: FastifyInstance, request: FastifyRequest): RouterError {
   const url = request.url.split("?")[0] ?? "";
-  const methods = (["GET", "POST"] as const).filter((method) => app.hasRoute({ method, url }));
+  const methods = (["GET", "POST", "PATCH", "DELETE"] as const).filter((method) =>
+    app.hasRoute({ method, url }),
+  );
   return methods.length === 0
     ? new RouterError("not_found", "There is no such path.")
     : new RouterError("method_not_allowed", `This path takes ${methods.join(", ")}.`);

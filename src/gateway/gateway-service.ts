@@ -2,7 +2,7 @@ import { createHmac } from "node:crypto";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import type { Policy } from "../attestation/policy.ts";
-import { createAccount, createApiKey, findApiKey } from "../billing/accounts.ts";
+import { budgetOf, createAccount, createApiKey, findApiKey } from "../billing/accounts.ts";
 import { auditLedger } from "../billing/audit.ts";
 import { listDeposits, openDepositScanner } from "../billing/deposits.ts";
 import type { Ledger } from "../billing/ledger.ts";
@@ -23,6 +23,7 @@ import { authenticator } from "./auth.ts";
 import { claimsSigner } from "./claims-signer.ts";
 import type { GatewayConfig } from "./config.ts";
 import { gatewayMetrics } from "./gateway-metrics.ts";
+import { keyStore } from "./key-store.ts";
 import { keyUsageReader } from "./key-usage.ts";
 import { leafWriter, payerTags } from "./log-leaf.ts";
 import { type LogChain, type LogPublisher, openLogPublisher } from "./log-publisher.ts";
@@ -232,8 +233,14 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
       serve,
       createAccount: async (name) => {
         const { id, index } = await createAccount(database, { name });
-        const { key } = await createApiKey(database, id, { label: name, management: false });
-        return { id, apiKey: key, depositAddress: chain.depositAddressOf(index) };
+        const apiKey = await createApiKey(database, id, { label: name, management: false });
+        const managementKey = await createApiKey(database, id, { label: name, management: true });
+        return {
+          id,
+          apiKey: apiKey.key,
+          managementKey: managementKey.key,
+          depositAddress: chain.depositAddressOf(index),
+        };
       },
       balanceOf: (account) => ledger.balance(account),
       depositAddressOf: (index) => chain.depositAddressOf(index),
@@ -248,6 +255,8 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
           ok,
         })),
       usageOfKey: keyUsageReader(database, nowMs),
+      keys: keyStore(database),
+      budgetOfKey: (keyId) => budgetOf(database, keyId),
       logDirectory,
       modelList: () => modelList(router.listedModels(), config.markupBps),
       networkReport: () => reports.latest(),

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
+import { createApiKey, limitKey } from "../../src/billing/accounts.ts";
 import { auditLedger } from "../../src/billing/audit.ts";
 import { type Ledger, openLedger } from "../../src/billing/ledger.ts";
 import { newRequestId, type RequestId } from "../../src/core/ids.ts";
@@ -111,6 +112,10 @@ const DAMAGES: readonly {
     damage: () => "DELETE FROM ledger.log_head",
     broken: ["gaps in the usage log"],
   },
+  ...["held = held + 1", "spent = spent - 1"].map((change) => ({
+    damage: () => `UPDATE ledger.key_budget SET ${change}`,
+    broken: ["limited keys that differ from their requests"],
+  })),
   ...["miner_amount = miner_amount - 1", "miner_acct = NULL", "acct = 130"].map((change) => ({
     damage: ({ settled }: Ids) => `UPDATE ledger.ended SET ${change} WHERE id = '${settled}'`,
     broken: [
@@ -129,11 +134,17 @@ describe("auditLedger()", () => {
     database = await openDatabase({ log: silent });
     ledger = await openLedger({ database, gateway: "gw", log: silent });
     const account = await fundedAccount(database, 1_000n);
+    const key = await createApiKey(database, account, { label: "limited", management: false });
+    await limitKey(database, key.id, { amount: nanoUsd(500n), reset: "daily" });
     const [open, settled, second] = [1, 2, 3].map(() => holdOrder(account, 100n));
+    const order = holdOrder(account, 100n);
+    const limited = { ...order, row: { ...order.row, apiKeyId: key.id } };
+    await ledger.hold(limited);
     assert(open !== undefined && settled !== undefined && second !== undefined);
     await Promise.all([ledger.hold(open), ledger.hold(settled), ledger.hold(second)]);
     await ledger.settle(settleOrder(settled.request, 50n, 40n));
     await ledger.settle(settleOrder(second.request, 50n, 0n));
+    await ledger.settle(settleOrder(limited.request, 20n, 10n));
     await ledger.refund(settled.request, 0, nanoUsd(5n));
     ids = { open: open.request, settled: settled.request, second: second.request, other };
   });

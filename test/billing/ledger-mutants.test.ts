@@ -64,6 +64,18 @@ const MUTANTS: readonly Mutant[] = [
     to: "free := free",
   },
   {
+    name: "holds of one batch do not see each other within the key's limit",
+    in: "apply_batch",
+    from: "budget_free[budget] := budget_free[budget] - order_.amount",
+    to: "budget_free[budget] := budget_free[budget]",
+  },
+  {
+    name: "a key's limit forgets what was charged",
+    in: "apply_batch",
+    from: "THEN b.spent + c.charged ELSE b.spent END",
+    to: "THEN b.spent ELSE b.spent END",
+  },
+  {
     name: "a repeated hold is refused",
     in: "apply_batch",
     from: "THEN CASE WHEN order_.is_same THEN 'r' ELSE 'c' END",

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import path from "node:path";
 import fc from "fast-check";
+import { budgetOf, createApiKey, limitKey } from "../../src/billing/accounts.ts";
 import { auditLedger } from "../../src/billing/audit.ts";
 import { type HoldVerdict, type Ledger, openLedger } from "../../src/billing/ledger.ts";
 import { RouterError } from "../../src/core/errors.ts";
@@ -23,6 +24,8 @@ const ACCOUNTS = 2;
 /** Deposits are about as large as one or two holds, so that holds compete. */
 const DEPOSIT_MAX = 1_500n;
 const HOLD_MAX = 1_000n;
+/** Each account has a key with a limit, which a few requests reach. */
+const KEY_LIMIT = 800n;
 
 const who = fc.nat(ACCOUNTS - 1);
 const position = fc.nat(40);
@@ -44,6 +47,7 @@ const step = fc.oneof(
         fc.record({
           who,
           amount: fc.bigInt(1n, HOLD_MAX),
+          isLimited: fc.boolean(),
           repeat: fc.option(position, { freq: 4 }),
         }),
         { minLength: 1, maxLength: 6 },
@@ -56,6 +60,7 @@ const step = fc.oneof(
     arbitrary: fc.record({
       kind: fc.constant("burst" as const),
       who,
+      isLimited: fc.boolean(),
       share: fc.bigInt(2n, 4n),
       count: fc.integer({ min: 5, max: 7 }),
     }),
@@ -95,6 +100,9 @@ type Step = typeof step extends fc.Arbitrary<infer T> ? T : never;
 interface Model {
   readonly posted: bigint[];
   readonly held: bigint[];
+  /** Of the limited keys: what is held and charged. */
+  readonly keyHeld: bigint[];
+  readonly keySpent: bigint[];
   readonly miners: bigint[];
   protocol: bigint;
   receipts: bigint;
@@ -108,6 +116,7 @@ interface ModelHold {
   readonly request: RequestId;
   readonly who: number;
   readonly amount: bigint;
+  readonly isLimited: boolean;
   state: "open" | "settled" | "ended";
   charged: bigint;
   /** What is left of the charge at the protocol and at the miner. */
@@ -126,6 +135,7 @@ const OUTCOMES = [
   "hold:conflict:ended",
   "hold:conflict:fingerprint",
   "hold:insufficient_credit",
+  "hold:key_limit",
   "hold:ok",
   "hold:repeated",
   "refund:applied",
@@ -201,11 +211,20 @@ async function play(
   assertNoErrors: () => void,
 ): Promise<void> {
   const accounts: AccountId[] = [];
-  for (let i = 0; i < ACCOUNTS; i += 1) accounts.push(await fundedAccount(database, 0n));
+  const keys: string[] = [];
+  for (let i = 0; i < ACCOUNTS; i += 1) {
+    const account = await fundedAccount(database, 0n);
+    const { id } = await createApiKey(database, account, { label: "limited", management: false });
+    await limitKey(database, id, { amount: nanoUsd(KEY_LIMIT), reset: undefined });
+    accounts.push(account);
+    keys.push(id);
+  }
   const before = await totalsOf(database);
   const model: Model = {
     posted: accounts.map(() => 0n),
     held: accounts.map(() => 0n),
+    keyHeld: accounts.map(() => 0n),
+    keySpent: accounts.map(() => 0n),
     miners: MINERS.map(() => 0n),
     protocol: 0n,
     receipts: 0n,
@@ -220,6 +239,13 @@ async function play(
       const { postedNusd, heldNusd } = await ledger.balance(account);
       assert.deepEqual([postedNusd, heldNusd], [model.posted[i], model.held[i]]);
       assert.ok(postedNusd >= heldNusd);
+    }
+    for (const [i, key] of keys.entries()) {
+      const budget = await budgetOf(database, key);
+      assert.deepEqual(
+        [budget?.heldNusd, budget?.spentNusd],
+        [model.keyHeld[i], model.keySpent[i]],
+      );
     }
     const now = await totalsOf(database);
     assert.deepEqual(
@@ -247,16 +273,17 @@ async function play(
         add(model.posted, event.who, event.amount);
       }
     } else if (event.kind === "holds") {
-      await playHolds(ledger, model, accounts, event.orders, expiresMs, reach);
+      await playHolds(ledger, model, { accounts, keys }, event.orders, expiresMs, reach);
     } else if (event.kind === "burst") {
       const amount = availableOf(model, event.who) / event.share;
       if (amount === 0n) continue;
       const orders = Array.from({ length: event.count }, () => ({
         who: event.who,
         amount,
+        isLimited: event.isLimited,
         repeat: null,
       }));
-      await playHolds(ledger, model, accounts, orders, expiresMs, reach);
+      await playHolds(ledger, model, { accounts, keys }, orders, expiresMs, reach);
     } else if (event.kind === "ends") {
       await playEnds(ledger, model, event.orders, reach);
     } else if (event.kind === "refunds") {
@@ -276,7 +303,7 @@ async function play(
 async function playHolds(
   ledger: Ledger,
   model: Model,
-  accounts: readonly AccountId[],
+  { accounts, keys }: { readonly accounts: readonly AccountId[]; readonly keys: readonly string[] },
   orders: Extract<Step, { kind: "holds" }>["orders"],
   expiresMs: number,
   reach: (what: string) => void,
@@ -288,23 +315,28 @@ async function playHolds(
     return {
       request: known?.request ?? newRequestId(Date.now()),
       who: known?.who ?? order.who,
+      isLimited: known?.isLimited ?? order.isLimited,
       amount: known === undefined || way === "amount" ? order.amount : known.amount,
       fingerprint: way === "fingerprint" ? "of another request" : "of the request",
     };
   });
   const verdicts = await Promise.all(
-    sent.map(({ request, who: index, amount, fingerprint }) =>
-      ledger.hold(
-        holdOrder(accounts[index] as AccountId, amount, { request, fingerprint, expiresMs }),
-      ),
-    ),
+    sent.map(({ request, who: index, amount, isLimited, fingerprint }) => {
+      const order = holdOrder(accounts[index] as AccountId, amount, {
+        request,
+        fingerprint,
+        expiresMs,
+      });
+      const apiKeyId = isLimited ? (keys[index] as string) : order.row.apiKeyId;
+      return ledger.hold({ ...order, row: { ...order.row, apiKeyId } });
+    }),
   );
   for (const [i, order] of sent.entries()) {
     const known = model.holds.find(({ request }) => request === order.request);
     const expected = holdInModel(model, known, order);
     assert.deepEqual(verdicts[i], expected);
     if (expected.ok) reach(known === undefined ? "hold:ok" : "hold:repeated");
-    else if (known === undefined) reach("hold:insufficient_credit");
+    else if (known === undefined) reach(`hold:${expected.refusal}`);
     else if (known.state !== "open") reach("hold:conflict:ended");
     else reach(`hold:conflict:${known.amount === order.amount ? "fingerprint" : "amount"}`);
   }
@@ -316,7 +348,7 @@ function holdInModel(
   {
     fingerprint,
     ...order
-  }: { request: RequestId; who: number; amount: bigint; fingerprint: string },
+  }: { request: RequestId; who: number; amount: bigint; isLimited: boolean; fingerprint: string },
 ): HoldVerdict {
   if (known !== undefined) {
     const isSame = known.amount === order.amount && fingerprint === "of the request";
@@ -327,7 +359,11 @@ function holdInModel(
   if (availableNusd < order.amount) {
     return { ok: false, refusal: "insufficient_credit", availableNusd };
   }
+  const left = KEY_LIMIT - (model.keyHeld[order.who] ?? 0n) - (model.keySpent[order.who] ?? 0n);
+  if (order.isLimited && left < order.amount)
+    return { ok: false, refusal: "key_limit", availableNusd: left };
   add(model.held, order.who, order.amount);
+  if (order.isLimited) add(model.keyHeld, order.who, order.amount);
   model.holds.push({
     ...order,
     state: "open",
@@ -383,6 +419,7 @@ async function playEnds(
       model.protocol += hold.protocolPart;
       add(model.miners, miner, hold.minerPart);
       add(model.posted, hold.who, -hold.charged);
+      if (hold.isLimited) add(model.keySpent, hold.who, hold.charged);
     }
   }
 }
@@ -420,6 +457,7 @@ async function playRefunds(
       model.refunded += amount;
       add(model.miners, hold.miner, fromProtocol - amount);
       add(model.posted, hold.who, amount);
+      if (hold.isLimited) add(model.keySpent, hold.who, -amount);
     }
   }
 }
@@ -427,6 +465,7 @@ async function playRefunds(
 function end(model: Model, hold: ModelHold, state: "settled" | "ended"): void {
   hold.state = state;
   add(model.held, hold.who, -hold.amount);
+  if (hold.isLimited) add(model.keyHeld, hold.who, -hold.amount);
 }
 
 function add(balances: bigint[], index: number, amount: bigint): void {

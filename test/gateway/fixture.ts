@@ -432,9 +432,12 @@ export interface TestGateway {
   readonly hotkey: Hotkey;
   readonly metrics: Registry;
   /** Opens an account with a key and, unless 0n, credit. */
-  customer(
-    nanoUsd?: bigint,
-  ): Promise<{ apiKey: string; account: AccountId; depositAddress: string }>;
+  customer(nanoUsd?: bigint): Promise<{
+    apiKey: string;
+    managementKey: string;
+    account: AccountId;
+    depositAddress: string;
+  }>;
   get(path: string, apiKey?: string): Promise<{ status: number; json: unknown }>;
   close(): Promise<void>;
 }
@@ -565,6 +568,7 @@ export async function openTestGateway(
         );
       return {
         apiKey: created["api_key"] ?? "",
+        managementKey: created["management_key"] ?? "",
         account,
         depositAddress: created["deposit_address"] ?? "",
       };
