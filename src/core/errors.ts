@@ -108,6 +108,7 @@ export const ERRORS = {
   no_miner_available: row(503, "retry", "provider_overloaded", "server_error", "overloaded_error"),
   overloaded: row(503, "retry", "provider_overloaded", "server_error", "overloaded_error"),
   ledger_unavailable: row(503, "retry", "provider_overloaded", "server_error", "overloaded_error"),
+  price_unavailable: row(503, "retry", "provider_overloaded", "server_error", "overloaded_error"),
   shutting_down: row(503, "retry", "provider_overloaded", "server_error", "overloaded_error"),
   upstream_timeout: row(504, "retry", "timeout", "server_error", "timeout_error"),
   evidence_refused: row(502, "stop", "provider_unavailable", "server_error", "api_error"),

@@ -22,6 +22,7 @@ import { type LogDeps, logRoutes } from "./routes/log.ts";
 import { type ModelDeps, modelRoutes } from "./routes/models.ts";
 import { type NetworkDeps, networkRoutes } from "./routes/network.ts";
 import { type OperationDeps, operationRoutes } from "./routes/operations.ts";
+import { type PriceDeps, priceRoutes } from "./routes/price.ts";
 
 /** Time a client has to send a whole request, in milliseconds. */
 const REQUEST_TIMEOUT_MS = 120_000;
@@ -45,7 +46,8 @@ export interface GatewayDeps
     LogDeps,
     ModelDeps,
     NetworkDeps,
-    OperationDeps {
+    OperationDeps,
+    PriceDeps {
   readonly log: Logger;
   readonly headerBytesMax: number;
 }
@@ -85,6 +87,7 @@ export function buildGateway(deps: GatewayDeps): FastifyInstance {
       managementRoutes,
       modelRoutes,
       networkRoutes,
+      priceRoutes,
     ])
       app.register(async (scope) => routes(scope, deps), { prefix });
   }

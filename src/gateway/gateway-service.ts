@@ -4,9 +4,10 @@ import { join } from "node:path";
 import type { Policy } from "../attestation/policy.ts";
 import { budgetOf, createAccount, createApiKey, findApiKey } from "../billing/accounts.ts";
 import { auditLedger } from "../billing/audit.ts";
+import { createDepositQuote, listQuoteUses } from "../billing/deposit-quotes.ts";
 import { listDeposits, openDepositScanner } from "../billing/deposits.ts";
 import type { Ledger } from "../billing/ledger.ts";
-import type { RateSource } from "../billing/price.ts";
+import type { TaoPrice } from "../billing/price.ts";
 import { encodeAnnouncement } from "../core/commitment.ts";
 import { RouterError } from "../core/errors.ts";
 import { type AccountId, type Hotkey, requestOfGenerationId } from "../core/ids.ts";
@@ -84,7 +85,7 @@ export interface GatewayParts {
   readonly adminKey: string;
   /** Hotkey of the gateway's operator: the subnet owner's. */
   readonly hotkey: Hotkey;
-  readonly rate: RateSource;
+  readonly price: TaoPrice;
   readonly log: Logger;
 }
 
@@ -159,12 +160,16 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
       },
     });
 
-    const topUp = (accountIndex: number): Record<string, string> => ({
-      top_up_url: `${url}/v1/deposits`,
-      top_up_address: chain.depositAddressOf(accountIndex),
-      top_up_minimum_tao: formatNano(config.depositMinimumTao),
-      rate_nusd_per_tao: parts.rate(nowMs())?.toString() ?? "unknown",
-    });
+    const topUp = (accountIndex: number): Record<string, string> => {
+      const present = parts.price.present();
+      return {
+        top_up_url: `${url}/v1/deposits`,
+        top_up_address: chain.depositAddressOf(accountIndex),
+        top_up_minimum_tao: formatNano(config.depositMinimumTao),
+        rate_nusd_per_tao:
+          present.state === "frozen" ? "unknown" : present.nanoUsdPerTao.toString(),
+      };
+    };
     const serve = requestServer({
       plan: (facts, model, bodyBytes) => router.plan(facts, model, bodyBytes),
       hold: (order) => ledger.hold(order),
@@ -244,9 +249,18 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
       },
       balanceOf: (account) => ledger.balance(account),
       depositAddressOf: (index) => chain.depositAddressOf(index),
-      rateNanoUsdPerTao: () => parts.rate(nowMs()),
+      presentPrice: () => parts.price.present(),
+      setPrice: (nanoUsdPerTao) => parts.price.setByHand(nanoUsdPerTao),
+      quoteDeposit: (account, nanoUsdPerTao) =>
+        createDepositQuote(database, account, nanoUsdPerTao, nowMs()),
       depositMinimumRao: config.depositMinimumTao,
-      depositsOf: async (account) => (await listDeposits(database, account)).map(jsonRow),
+      depositsOf: async (account) => {
+        const uses = await listQuoteUses(database, account);
+        return (await listDeposits(database, account)).map((deposit) => {
+          const use = uses.find((one) => one.deposit === deposit.id);
+          return { ...jsonRow(deposit), quote: use === undefined ? null : jsonRow(use) };
+        });
+      },
       generationOf: (id, account) => ledger.requestOf(requestOfGenerationId(id) ?? id, account),
       auditLedger: async () =>
         (await auditLedger(database)).map(({ name, value, ok }) => ({
@@ -303,7 +317,7 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
         database,
         chain: chain.deposits,
         addressOf: (index) => chain.depositAddressOf(index),
-        rateNanoUsdPerTao: parts.rate,
+        rateNanoUsdPerTao: parts.price.rateOf,
         minimumRao: config.depositMinimumTao as Rao,
         log,
       }),

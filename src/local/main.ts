@@ -85,6 +85,7 @@ export async function runLocalNetwork(
       ...network,
       models,
       simulated: !usesRealUpstreams(config),
+      taoUsd: config.taoUsd,
       miners: network.miners.length,
       validators: config.validators,
       blockMs: config.blockMs,

@@ -8,6 +8,7 @@ import { after, type TestContext } from "node:test";
 import { localPolicy, type Policy } from "../../src/attestation/policy.ts";
 import { SIMULATED_IMAGE } from "../../src/attestation/simulated/image.ts";
 import { type Ledger, openLedger } from "../../src/billing/ledger.ts";
+import { fixedPrice, type TaoPrice } from "../../src/billing/price.ts";
 import {
   deriveDepositAddress,
   keypairOf,
@@ -421,6 +422,7 @@ export interface GatewayOptions {
   readonly ledgerSeam?: (ledger: Ledger) => Ledger;
   readonly log?: Logger;
   readonly drainMs?: number;
+  readonly price?: TaoPrice;
 }
 
 export interface TestGateway {
@@ -526,7 +528,7 @@ export async function openTestGateway(
     signingKey: key,
     adminKey: ADMIN_KEY,
     hotkey,
-    rate: () => 400_000_000_000n,
+    price: options.price ?? fixedPrice(400_000_000_000n),
     log: options.log ?? log,
   });
   let closing: Promise<void> | undefined;
