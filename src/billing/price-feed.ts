@@ -81,7 +81,8 @@ export async function openPriceFeed(options: PriceFeedOptions): Promise<TaoPrice
   const freeze = (reason: Frozen["reason"], facts: object): void => {
     if (frozen?.reason !== reason) {
       log.warn({ reason, ...facts }, "price.frozen");
-      const sinceMs = frozen?.sinceMs ?? nowMs();
+      // The last price may have run out before this round.
+      const sinceMs = frozen?.sinceMs ?? Math.min(nowMs(), live?.untilMs ?? Infinity);
       if (frozen === undefined) alertMs = sinceMs + ALERT_MS;
       frozen = { state: "frozen", reason, sinceMs };
     }
@@ -93,6 +94,7 @@ export async function openPriceFeed(options: PriceFeedOptions): Promise<TaoPrice
 
   const round = async (): Promise<void> => {
     await Promise.all(sources.map(askOne));
+    if (closing.signal.aborted) return;
     const atMs = nowMs();
     try {
       const recent = await recentPrice(database);
