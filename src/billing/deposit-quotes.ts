@@ -59,7 +59,7 @@ export async function createDepositQuote(
   const rate = (nanoUsdPerTao * QUOTED_PERCENT) / 100n || nanoUsdPerTao;
   return await database.transaction(async (tx) => {
     // Two requests at once would each find no open quote.
-    await tx.query("SELECT FROM ledger.account WHERE id = $1 FOR UPDATE", [account]);
+    await tx.query("SELECT FROM ledger.account WHERE id = $1 FOR NO KEY UPDATE", [account]);
     const [open] = await tx.query<QuoteRow>(
       "SELECT * FROM ledger.deposit_quote WHERE account = $1 AND deposit IS NULL AND expires_ms > $2",
       [account, nowMs],
@@ -110,7 +110,7 @@ export async function priceDeposit(
   },
   rateOf: RateSource,
 ): Promise<{ readonly rate: bigint; readonly worth: NanoUsd } | undefined> {
-  const quote = await openQuoteAt(tx, deposit.account, deposit.blockMs);
+  const quote = await takeOpenQuote(tx, deposit.account, deposit.blockMs);
   const covered =
     quote === undefined
       ? rao(0n)
@@ -132,18 +132,26 @@ export async function priceDeposit(
   return { rate, worth };
 }
 
-/** The quote a deposit of that block time uses, locked until the transaction ends. */
-async function openQuoteAt(
+/** The quote that a deposit of that block time uses; nobody else can use it before the transaction ends. */
+async function takeOpenQuote(
   tx: Queryable,
   account: AccountId,
   blockMs: number,
 ): Promise<DepositQuote | undefined> {
-  const [row] = await tx.query<QuoteRow>(
-    `SELECT * FROM ledger.deposit_quote
-      WHERE account = $1 AND deposit IS NULL AND $2 BETWEEN created_ms AND expires_ms
-      ORDER BY created_ms LIMIT 1 FOR UPDATE`,
-    [account, blockMs],
-  );
+  const find = async (): Promise<QuoteRow | undefined> => {
+    const [row] = await tx.query<QuoteRow>(
+      `SELECT * FROM ledger.deposit_quote
+        WHERE account = $1 AND deposit IS NULL AND $2 BETWEEN created_ms AND expires_ms
+        ORDER BY created_ms LIMIT 1`,
+      [account, blockMs],
+    );
+    return row;
+  };
+  if ((await find()) === undefined) return undefined;
+  // The lock under which the books change, and no lock of the row's own: two of them, taken in another order by another
+  // scanner, would be a deadlock. It may have waited for one who used the quote.
+  await tx.query("SELECT ledger.take_turn()");
+  const row = await find();
   return row === undefined ? undefined : quoteOf(row);
 }
 

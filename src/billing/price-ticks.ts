@@ -4,6 +4,8 @@ import type { Queryable } from "../runtime/database.ts";
 const MINUTE_MS = 60_000;
 /** Ticks whose median is the recent price. */
 const RECENT_MINUTES = 5n;
+/** Ticks that one listing returns. */
+const LISTED_MAX = 60;
 /** How far a process may be ahead of the database's clock, in minutes: a tick decides its minute for ever. */
 const AHEAD_MINUTES_MAX = 1;
 
@@ -55,6 +57,37 @@ export async function tickRate(
     [minuteOf(timestampMs)],
   );
   return tick?.nusd_per_tao;
+}
+
+/** The price of one minute. */
+export interface PriceTick {
+  /** Start of the minute, Unix milliseconds. */
+  readonly minuteMs: number;
+  readonly nanoUsdPerTao: bigint;
+  /** `manual` alone when an operator set it. */
+  readonly sources: TickSources;
+}
+
+/** Ticks from the minute of a time on, oldest first; without one the newest, oldest first. At most an hour of them. */
+export async function listTicks(
+  database: Queryable,
+  fromMs: number | undefined,
+): Promise<PriceTick[]> {
+  const rows = await database.query<{
+    minute: bigint;
+    nusd_per_tao: bigint;
+    sources: TickSources;
+  }>(
+    fromMs === undefined
+      ? `SELECT * FROM (SELECT * FROM ledger.price_tick ORDER BY minute DESC LIMIT ${LISTED_MAX}) t ORDER BY minute`
+      : `SELECT * FROM ledger.price_tick WHERE minute >= $1 ORDER BY minute LIMIT ${LISTED_MAX}`,
+    fromMs === undefined ? [] : [minuteOf(fromMs)],
+  );
+  return rows.map(({ minute, nusd_per_tao, sources }) => ({
+    minuteMs: Number(minute) * MINUTE_MS,
+    nanoUsdPerTao: nusd_per_tao,
+    sources,
+  }));
 }
 
 /** The price before now, against which a new one is a jump. */

@@ -8,6 +8,7 @@ import { createDepositQuote, listQuoteUses } from "../billing/deposit-quotes.ts"
 import { listDeposits, openDepositScanner } from "../billing/deposits.ts";
 import type { Ledger } from "../billing/ledger.ts";
 import type { TaoPrice } from "../billing/price.ts";
+import { listTicks } from "../billing/price-ticks.ts";
 import { encodeAnnouncement } from "../core/commitment.ts";
 import { RouterError } from "../core/errors.ts";
 import { type AccountId, type Hotkey, requestOfGenerationId } from "../core/ids.ts";
@@ -250,6 +251,7 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
       balanceOf: (account) => ledger.balance(account),
       depositAddressOf: (index) => chain.depositAddressOf(index),
       presentPrice: () => parts.price.present(),
+      priceTicks: (fromMs) => listTicks(database, fromMs),
       setPrice: (nanoUsdPerTao) => parts.price.setByHand(nanoUsdPerTao),
       quoteDeposit: (account, nanoUsdPerTao) =>
         createDepositQuote(database, account, nanoUsdPerTao, nowMs()),

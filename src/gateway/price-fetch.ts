@@ -20,7 +20,7 @@ export function openPriceFetch(
         signal: AbortSignal.any([signal, AbortSignal.timeout(timeoutMs)]),
       });
       if (statusCode !== 200) {
-        body.destroy();
+        await body.dump({ limit: ANSWER_BYTES_MAX });
         throw new Error(`it answered ${statusCode}`);
       }
       const parts: Buffer[] = [];

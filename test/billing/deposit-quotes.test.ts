@@ -311,5 +311,33 @@ if (bin === undefined) {
     const atQuote = deposits.filter(({ rateNanoUsdPerTao }) => rateNanoUsdPerTao !== 300n * USD);
     assert.equal(atQuote.length, rounds);
     await assertSound(database);
+
+    // Deposits that are priced at the same time, as by a scanner at a new block and one at those that waited.
+    for (let i = 0; i < rounds; i += 1) {
+      const atMs = START_MS - (i + 1) * 3_600_000;
+      await createDepositQuote(database, id, PRICE, atMs);
+      const priced = await Promise.all(
+        databases.flatMap((each, j) =>
+          [0, 1].map(async (k) => {
+            const deposit = `race:${i}:${j}:${k}`;
+            await each.query(
+              `INSERT INTO ledger.deposit (id, account, state, block_number, block_hash, event_index, block_ms, sender, address, amount_rao)
+                 VALUES ($1, $2, 'finalized', 1, $1, 0, $3, 'sender', $4, $5)`,
+              [deposit, id, atMs, address, TAO],
+            );
+            return await each.transaction(
+              async (tx) =>
+                await priceDeposit(
+                  tx,
+                  { id: deposit, account: id, blockMs: atMs, amountRao: rao(TAO) },
+                  () => 300n * USD,
+                ),
+            );
+          }),
+        ),
+      );
+      const rates = priced.map((one) => one?.rate).toSorted();
+      assert.deepEqual(rates, [...Array.from({ length: 5 }, () => 300n * USD), QUOTED]);
+    }
   });
 }
