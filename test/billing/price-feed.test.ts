@@ -182,7 +182,9 @@ describe("openPriceFeed()", () => {
     assert.deepEqual(feed.present(), { state: "frozen", reason: "too_few_sources", sinceMs });
     assert.match(await metrics.metrics(), /^daybreak_gateway_tao_usd Nan$/m);
     assert.deepEqual(events(), [
-      ...["price.source_failed", "price.source_failed", "price.source_failed"],
+      "price.source_failed",
+      "price.source_failed",
+      "price.source_failed",
       "price.frozen",
     ]);
     await round(1_799_999);
@@ -243,9 +245,20 @@ describe("openPriceFeed()", () => {
     assert.equal(feed.present().state, "frozen");
   });
 
+  test("compares with what was less than five minutes before the newest tick, not with older ones", async () => {
+    const { round, first, feed } = await open();
+    await first();
+    await round(MINUTE_MS);
+    await round(60 * MINUTE_MS, { kraken: "300", coingecko: "300", mexc: "300" });
+    await round(2 * MINUTE_MS, { kraken: "300", coingecko: "300" });
+    assert.equal(feed.present().state, "live");
+  });
+
   test("takes a price set by hand as the new start, once per minute", async () => {
     const { round, first, feed, pass, events } = await open();
     await first();
+    await round(MINUTE_MS);
+    await round(MINUTE_MS);
     await round(MINUTE_MS, { kraken: "300", coingecko: "300" });
     await round(100_000);
     assert.equal(feed.present().state, "frozen");

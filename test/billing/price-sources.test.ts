@@ -14,6 +14,9 @@ const COINGECKO = `{"bittensor":{"usd":412.345678901,"last_updated_at":178549200
 const MEXC = `{"symbol":"TAOUSDT","price":"412.4"}`;
 const BINANCE = `{"symbol":"TAOUSDT","price":"412.30000000"}`;
 
+/** What could make another JSON text of an answer. */
+const LETTERS = Array.from('019.e-+[]{},:"nx');
+
 function source(name: string): PriceSource {
   const found = PRICE_SOURCES.find((one) => one.name === name);
   assert.ok(found !== undefined, name);
@@ -37,7 +40,7 @@ for (const { name, answer, expected } of [
   test(`the ${name} adapter refuses an answer that is cut short or has other bytes, or gives a price`, () => {
     for (let length = 0; length < answer.length; length += 1)
       assert.throws(() => source(name).read(answer.slice(0, length)), `${length} characters`);
-    const mutation = fc.tuple(fc.nat(answer.length - 1), fc.constantFrom(...'019.e-+[]{},:"nx'));
+    const mutation = fc.tuple(fc.nat(answer.length - 1), fc.constantFrom(...LETTERS));
     let refused = 0;
     let read = 0;
     fc.assert(
