@@ -104,7 +104,7 @@ export async function priceDeposit(
   tx: Queryable,
   deposit: {
     readonly id: string;
-    readonly account: AccountId;
+    readonly account: AccountId | undefined;
     readonly blockMs: number;
     readonly amountRao: Rao;
   },
@@ -135,7 +135,7 @@ export async function priceDeposit(
 /** The quote that a deposit of that block time uses; nobody else can use it before the transaction ends. */
 async function takeOpenQuote(
   tx: Queryable,
-  account: AccountId,
+  account: AccountId | undefined,
   blockMs: number,
 ): Promise<DepositQuote | undefined> {
   const find = async (): Promise<QuoteRow | undefined> => {

@@ -12,6 +12,7 @@ import type { Logger } from "../runtime/logger.ts";
 import { errorHeaders, routerErrorOf, surfaceOfPath } from "./error-answer.ts";
 import { type AccountDeps, accountRoutes } from "./routes/accounts.ts";
 import { type CreditDeps, creditRoutes } from "./routes/credits.ts";
+import { type DepositQuoteDeps, depositQuoteRoutes } from "./routes/deposit-quotes.ts";
 import { type DepositDeps, depositRoutes } from "./routes/deposits.ts";
 import { type GenerationDeps, generationRoutes } from "./routes/generation.ts";
 import { type InferenceDeps, inferenceRoutes } from "./routes/inference.ts";
@@ -38,6 +39,7 @@ export interface GatewayDeps
   extends AccountDeps,
     CreditDeps,
     DepositDeps,
+    DepositQuoteDeps,
     GenerationDeps,
     InferenceDeps,
     KeyDeps,
@@ -80,6 +82,7 @@ export function buildGateway(deps: GatewayDeps): FastifyInstance {
       accountRoutes,
       creditRoutes,
       depositRoutes,
+      depositQuoteRoutes,
       generationRoutes,
       inferenceRoutes,
       keyRoutes,

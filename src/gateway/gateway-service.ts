@@ -161,16 +161,16 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
       },
     });
 
-    const topUp = (accountIndex: number): Record<string, string> => {
-      const present = parts.price.present();
-      return {
-        top_up_url: `${url}/v1/deposits`,
-        top_up_address: chain.depositAddressOf(accountIndex),
-        top_up_minimum_tao: formatNano(config.depositMinimumTao),
-        rate_nusd_per_tao:
-          present.state === "frozen" ? "unknown" : present.nanoUsdPerTao.toString(),
-      };
+    const presentRate = (): bigint | undefined => {
+      const price = parts.price.present();
+      return price.state === "frozen" ? undefined : price.nanoUsdPerTao;
     };
+    const topUp = (accountIndex: number): Record<string, string> => ({
+      top_up_url: `${url}/v1/deposits`,
+      top_up_address: chain.depositAddressOf(accountIndex),
+      top_up_minimum_tao: formatNano(config.depositMinimumTao),
+      rate_nusd_per_tao: presentRate()?.toString() ?? "unknown",
+    });
     const serve = requestServer({
       plan: (facts, model, bodyBytes) => router.plan(facts, model, bodyBytes),
       hold: (order) => ledger.hold(order),
@@ -250,6 +250,7 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
       },
       balanceOf: (account) => ledger.balance(account),
       depositAddressOf: (index) => chain.depositAddressOf(index),
+      rateNanoUsdPerTao: presentRate,
       presentPrice: () => parts.price.present(),
       priceTicks: (fromMs) => listTicks(database, fromMs),
       setPrice: (nanoUsdPerTao) => parts.price.setByHand(nanoUsdPerTao),
