@@ -14,7 +14,8 @@ export interface AuditRow {
 /** Checks every invariant against the transfers themselves. Reads whole tables: not for the request path. */
 export async function auditLedger(database: Queryable): Promise<AuditRow[]> {
   const rows = await database.query<{ name: string; value: string }>(
-    "SELECT name, value::text AS value FROM ledger.audit ORDER BY position",
+    `SELECT name, value::text AS value
+       FROM (TABLE ledger.audit UNION ALL TABLE ledger.quote_audit) AS invariant ORDER BY position`,
   );
   return rows.map(({ name, value }) => {
     const found = BigInt(value);

@@ -2,6 +2,7 @@ import { randomUUID } from "node:crypto";
 import type { AccountId } from "../core/ids.ts";
 import { NANO, type NanoUsd, nanoUsd, nanoUsdOfRao, type Rao, rao } from "../core/money.ts";
 import type { Database, Queryable } from "../runtime/database.ts";
+import { DatabaseError } from "../runtime/queryable.ts";
 import type { RateSource } from "./price.ts";
 
 /** How long a quoted rate holds, in milliseconds. */
@@ -124,11 +125,14 @@ export async function priceDeposit(
   const coveredWorth = quote === undefined ? 0n : nanoUsdOfRao(covered, quote.nanoUsdPerTao);
   const worth = nanoUsd(coveredWorth + nanoUsdOfRao(rest, rate));
   if (worth === 0n) return undefined;
-  if (quote !== undefined && coveredWorth > 0n)
-    await tx.query(
-      "UPDATE ledger.deposit_quote SET deposit = $2, used_rao = $3, used_nusd = $4 WHERE id = $1",
+  if (quote !== undefined && coveredWorth > 0n) {
+    const used = await tx.query(
+      `UPDATE ledger.deposit_quote SET deposit = $2, used_rao = $3, used_nusd = $4
+        WHERE id = $1 AND deposit IS NULL RETURNING id`,
       [quote.id, deposit.id, covered, coveredWorth],
     );
+    if (used.length === 0) throw new DatabaseError(`quote ${quote.id} was used meanwhile`, "40001");
+  }
   return { rate, worth };
 }
 

@@ -116,6 +116,16 @@ const DAMAGES: readonly {
     damage: () => `UPDATE ledger.key_budget SET ${change}`,
     broken: ["limited keys that differ from their requests"],
   })),
+  ...["created_ms = 16", "expires_ms = 14", "account = 'another'"].map((change) => ({
+    damage:
+      () => `${QUOTED_DEPOSIT}; ALTER TABLE ledger.deposit_quote DROP CONSTRAINT deposit_quote_account_fkey;
+      UPDATE ledger.deposit_quote SET ${change}`,
+    broken: ["quotes used by a deposit of another account or time, or one without credit"],
+  })),
+  ...["rate = 390000000000", "used_nusd = 1585", "used_rao = 3", "rao_max = 5"].map((change) => ({
+    damage: () => `${QUOTED_DEPOSIT}; UPDATE ledger.deposit_quote SET ${change}`,
+    broken: ["deposits that differ from their quoted rate"],
+  })),
   ...["miner_amount = miner_amount - 1", "miner_acct = NULL", "acct = 130"].map((change) => ({
     damage: ({ settled }: Ids) => `UPDATE ledger.ended SET ${change} WHERE id = '${settled}'`,
     broken: [
@@ -124,6 +134,20 @@ const DAMAGES: readonly {
     ],
   })),
 ];
+
+/** A credited deposit of 5 rao at 400 USD per TAO, and a quote that it used for 4 of them. */
+const QUOTED_DEPOSIT = `
+  SELECT ledger.post('dep:q', 'deposit', NULL, NULL, ARRAY[2]::smallint[],
+    ARRAY[ledger.system_acct(2, 51)], ARRAY[ledger.system_acct(2, 70)], ARRAY[5]::bigint[]);
+  INSERT INTO ledger.deposit (id, account, state, block_number, block_hash, event_index, block_ms, sender, address,
+                              amount_rao, rate, amount_nusd, credited_at)
+    SELECT 'q', id, 'credited', 1, 'b', 0, 15, 's', 'x', 5, 400000000000, 1984, now() FROM ledger.account LIMIT 1;
+  SELECT ledger.post('credit:q', 'credit', NULL, NULL, ARRAY[2, 1]::smallint[],
+    ARRAY[ledger.system_acct(2, 70), ledger.system_acct(1, 40)],
+    ARRAY[ledger.system_acct(2, 40), ledger.acct_of(10, account)], ARRAY[5, 1984]::bigint[])
+    FROM ledger.deposit WHERE id = 'q';
+  INSERT INTO ledger.deposit_quote SELECT 'quote', account, 396000000000, 4, 10, 20, 'q', 4, 1584
+    FROM ledger.deposit WHERE id = 'q'`;
 
 describe("auditLedger()", () => {
   let database: Database;
@@ -169,6 +193,17 @@ describe("auditLedger()", () => {
       assert.deepEqual(found, broken);
     });
   }
+
+  test("finds nothing in a deposit that used a quote", async () => {
+    let found: string[] | undefined;
+    const undone = database.transaction(async (tx) => {
+      await tx.exec(QUOTED_DEPOSIT);
+      found = await brokenIn(tx);
+      throw ROLL_BACK;
+    });
+    await assert.rejects(undone, ROLL_BACK);
+    assert.deepEqual(found, []);
+  });
 
   test("has a damage for every invariant", async () => {
     const names = (await auditLedger(database)).map(({ name }) => name);

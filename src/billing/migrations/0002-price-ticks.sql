@@ -23,3 +23,16 @@ CREATE TABLE ledger.deposit_quote (
   CHECK (num_nulls(deposit, used_rao, used_nusd) IN (0, 3))
 );
 CREATE INDEX deposit_quote_open ON ledger.deposit_quote (account, created_ms) WHERE deposit IS NULL;
+
+-- Every value must be 0.
+CREATE VIEW ledger.quote_audit AS
+  SELECT 50 AS position, 'quotes used by a deposit of another account or time, or one without credit' AS name,
+         count(*)::numeric AS value
+    FROM ledger.deposit_quote q JOIN ledger.deposit d ON d.id = q.deposit
+    WHERE d.account IS DISTINCT FROM q.account OR d.block_ms NOT BETWEEN q.created_ms AND q.expires_ms
+       OR d.state <> 'credited'
+  UNION ALL SELECT 51, 'deposits that differ from their quoted rate', count(*)
+    FROM ledger.deposit_quote q JOIN ledger.deposit d ON d.id = q.deposit
+    WHERE q.used_rao <> LEAST(d.amount_rao, q.rao_max)
+       OR q.used_nusd <> div(q.used_rao::numeric * q.rate, 1000000000)
+       OR d.amount_nusd <> q.used_nusd + div((d.amount_rao - q.used_rao)::numeric * d.rate, 1000000000);
