@@ -61,11 +61,8 @@ export async function createDepositQuote(
   return await database.transaction(async (tx) => {
     // Two requests at once would each find no open quote.
     await tx.query("SELECT FROM ledger.account WHERE id = $1 FOR NO KEY UPDATE", [account]);
-    const [open] = await tx.query<QuoteRow>(
-      "SELECT * FROM ledger.deposit_quote WHERE account = $1 AND deposit IS NULL AND expires_ms > $2",
-      [account, nowMs],
-    );
-    if (open !== undefined) return quoteOf(open);
+    const open = await openQuoteOf(tx, account, nowMs);
+    if (open !== undefined) return open;
     const [made] = await tx.query<QuoteRow>(
       `INSERT INTO ledger.deposit_quote (id, account, rate, rao_max, created_ms, expires_ms)
          VALUES ($1, $2, $3, $4, $5, $6) RETURNING *`,
@@ -74,6 +71,19 @@ export async function createDepositQuote(
     if (made === undefined) throw new Error("the quote was not inserted");
     return quoteOf(made);
   });
+}
+
+/** The quote that the account's next deposit will use. @returns undefined if it has none, or it has expired. */
+export async function openQuoteOf(
+  database: Queryable,
+  account: AccountId,
+  nowMs: number,
+): Promise<DepositQuote | undefined> {
+  const [open] = await database.query<QuoteRow>(
+    "SELECT * FROM ledger.deposit_quote WHERE account = $1 AND deposit IS NULL AND expires_ms > $2",
+    [account, nowMs],
+  );
+  return open === undefined ? undefined : quoteOf(open);
 }
 
 /** Deposits of one account that used a quote, newest first, at most 200. */

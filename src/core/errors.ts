@@ -119,7 +119,15 @@ export type ErrorCode = keyof typeof ERRORS;
 
 /** Facts that help a client act on an error. Never prompts, completions, keys or peer addresses. */
 export type ErrorDetails = Readonly<
-  Record<string, string | number | boolean | null | readonly string[]>
+  Record<
+    string,
+    | string
+    | number
+    | boolean
+    | null
+    | readonly string[]
+    | Readonly<Record<string, string | number | null>>
+  >
 >;
 
 /**

@@ -10,6 +10,7 @@ import { generationIdOf } from "../core/ids.ts";
 import { errorBody } from "../dialects/error-body.ts";
 import type { Logger } from "../runtime/logger.ts";
 import { errorHeaders, routerErrorOf, surfaceOfPath } from "./error-answer.ts";
+import { PaymentRequiredError, paymentRequiredHeader } from "./payment-required.ts";
 import { type AccountDeps, accountRoutes } from "./routes/accounts.ts";
 import { type CreditDeps, creditRoutes } from "./routes/credits.ts";
 import { type DepositQuoteDeps, depositQuoteRoutes } from "./routes/deposit-quotes.ts";
@@ -111,6 +112,8 @@ function sendError(
   const id = request.inferenceId;
   reply.code(error.status).headers(errorHeaders(error));
   if (id !== undefined) reply.header("x-generation-id", generationIdOf(id));
+  if (error instanceof PaymentRequiredError)
+    reply.header("payment-required", paymentRequiredHeader(error, request.url.split("?")[0] ?? ""));
   // A body that was not read would otherwise be read to its end for nothing.
   if (error.code === "body_too_large" || !request.raw.complete) reply.header("connection", "close");
   return reply.send(errorBody(surfaceOfPath(request.url), error, id));

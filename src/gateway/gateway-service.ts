@@ -4,7 +4,7 @@ import { join } from "node:path";
 import type { Policy } from "../attestation/policy.ts";
 import { budgetOf, createAccount, createApiKey, findApiKey } from "../billing/accounts.ts";
 import { auditLedger } from "../billing/audit.ts";
-import { createDepositQuote, listQuoteUses } from "../billing/deposit-quotes.ts";
+import { createDepositQuote, listQuoteUses, openQuoteOf } from "../billing/deposit-quotes.ts";
 import { listDeposits, openDepositScanner } from "../billing/deposits.ts";
 import type { Ledger } from "../billing/ledger.ts";
 import type { TaoPrice } from "../billing/price.ts";
@@ -14,14 +14,14 @@ import { RouterError } from "../core/errors.ts";
 import { type AccountId, type Hotkey, requestOfGenerationId } from "../core/ids.ts";
 import type { SigningKey } from "../core/jws.ts";
 import { modelOf } from "../core/models.ts";
-import { formatNano, type Rao } from "../core/money.ts";
+import type { Rao } from "../core/money.ts";
 import type { Database } from "../runtime/database.ts";
 import type { Logger } from "../runtime/logger.ts";
 import type { Registry } from "../runtime/metrics.ts";
 import { type Closable, closeAll } from "../runtime/shutdown.ts";
 import { openUsageLogWriter } from "../usage-log/writer.ts";
 import { buildGateway } from "./app.ts";
-import { authenticator } from "./auth.ts";
+import { type ApiKey, authenticator } from "./auth.ts";
 import { claimsSigner } from "./claims-signer.ts";
 import type { GatewayConfig } from "./config.ts";
 import { gatewayMetrics } from "./gateway-metrics.ts";
@@ -33,6 +33,7 @@ import { memoryBudget } from "./memory-budget.ts";
 import { type DirectoryChain, openMinerDirectory } from "./miner-directory.ts";
 import { minerRouter } from "./miner-router.ts";
 import { modelList } from "./model-list.ts";
+import type { TopUp } from "./payment-required.ts";
 import { quoteBook } from "./quote-book.ts";
 import { rateLimiter } from "./rate-limit.ts";
 import { openRecovery } from "./recover-requests.ts";
@@ -165,12 +166,18 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
       const price = parts.price.present();
       return price.state === "frozen" ? undefined : price.nanoUsdPerTao;
     };
-    const topUp = (accountIndex: number): Record<string, string> => ({
-      top_up_url: `${url}/v1/deposits`,
-      top_up_address: chain.depositAddressOf(accountIndex),
-      top_up_minimum_tao: formatNano(config.depositMinimumTao),
-      rate_nusd_per_tao: presentRate()?.toString() ?? "unknown",
-    });
+    const topUpOf = async ({ account, accountIndex }: ApiKey): Promise<TopUp> => {
+      // A database that does not answer now must not turn a refusal into another error.
+      const quote = await openQuoteOf(database, account, nowMs()).catch(() => undefined);
+      return {
+        gatewayUrl: url,
+        genesisHash: chain.directory.genesisHash,
+        address: chain.depositAddressOf(accountIndex),
+        minimumRao: config.depositMinimumTao,
+        nanoUsdPerTao: quote?.nanoUsdPerTao ?? presentRate(),
+        quote,
+      };
+    };
     const serve = requestServer({
       plan: (facts, model, bodyBytes) => router.plan(facts, model, bodyBytes),
       hold: (order) => ledger.hold(order),
@@ -185,7 +192,7 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
       metrics,
       log,
       nowMs,
-      topUpOf: ({ accountIndex }) => topUp(accountIndex),
+      topUpOf,
     });
     const payingEpoch = (): number => {
       if (publisher === undefined)

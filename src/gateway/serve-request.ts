@@ -1,3 +1,4 @@
+import assert from "node:assert/strict";
 import { hash } from "node:crypto";
 import type { HoldVerdict, Ledger } from "../billing/ledger.ts";
 import { RouterError } from "../core/errors.ts";
@@ -22,6 +23,7 @@ import type { ApiKey } from "./auth.ts";
 import type { ClaimsSigner, SignedClaims } from "./claims-signer.ts";
 import type { GatewayMetrics } from "./gateway-metrics.ts";
 import type { MemoryBudget } from "./memory-budget.ts";
+import { PaymentRequiredError, type TopUp } from "./payment-required.ts";
 import type { Ceiling, Unaffordable } from "./price-ceiling.ts";
 import type { RelayConnection } from "./relay-connection.ts";
 import type { PaidReceipt, ReceiptExpectation, Settler } from "./settle-request.ts";
@@ -115,8 +117,8 @@ export interface ServeDeps {
   readonly metrics: GatewayMetrics;
   readonly log: Logger;
   readonly nowMs: () => number;
-  /** Facts that help a customer who cannot pay, such as where to send TAO. */
-  readonly topUpOf: (key: ApiKey) => Readonly<Record<string, string>>;
+  /** How a customer who cannot pay gets credit. */
+  readonly topUpOf: (key: ApiKey) => Promise<TopUp>;
 }
 
 /** A request while it is served. */
@@ -211,13 +213,13 @@ export function requestServer(
     deps.settler.forget(request.id);
     if (verdict.refusal === "conflict") throw conflict();
     const smaller = plan.ceilingOf(verdict.availableNusd);
-    if (!smaller.ok) throw refusalOf(request, verdict.refusal, smaller);
+    if (!smaller.ok) throw await refusalOf(request, verdict.refusal, smaller);
     deps.settler.begin(request.id);
     const second = await tryHold(work, smaller);
     if (second.ok) return smaller;
     deps.settler.forget(request.id);
     if (second.refusal === "conflict") throw conflict();
-    throw refusalOf(request, second.refusal, {
+    throw await refusalOf(request, second.refusal, {
       ok: false,
       neededNusd: smaller.hold,
       availableNusd: second.availableNusd,
@@ -225,21 +227,23 @@ export function requestServer(
     });
   };
 
-  const refusalOf = (
+  const refusalOf = async (
     request: InferenceRequest,
     refusal: "insufficient_credit" | "key_limit",
     refused: Unaffordable,
-  ): RouterError =>
+  ): Promise<RouterError> =>
     refusal === "key_limit"
       ? keyLimitExceeded(refused.neededNusd, refused.availableNusd, refused.affordableMaxTokens)
-      : unaffordable(request, refused);
+      : await unaffordable(request, refused);
 
-  const unaffordable = (request: InferenceRequest, refused: Unaffordable): RouterError => {
+  const unaffordable = async (
+    request: InferenceRequest,
+    refused: Unaffordable,
+  ): Promise<RouterError> => {
     const { neededNusd, availableNusd, affordableMaxTokens } = refused;
     const refusal = insufficientCredit(neededNusd, availableNusd, affordableMaxTokens);
-    return new RouterError(refusal.code, refusal.message, {
-      details: { ...refusal.details, ...deps.topUpOf(request.key) },
-    });
+    const topUp = await deps.topUpOf(request.key);
+    return new PaymentRequiredError(refusal, neededNusd - availableNusd, topUp);
   };
 
   const grantFor = async (
@@ -508,7 +512,7 @@ export function requestServer(
         : withoutGatewayFields(request.body, facts);
     const plan = deps.plan(facts, model, body.length);
     const ceiling = plan.ceilingOf(undefined);
-    if (!ceiling.ok) throw unaffordable(request, ceiling);
+    assert(ceiling.ok, "without a bound on what is available, everything is affordable");
     return {
       request,
       facts,

@@ -267,11 +267,13 @@ test("refusals say what to do, in the shape of the surface", async (t) => {
     authorization: `Bearer ${poor.apiKey}`,
   });
   const { metadata } = (
-    poorAnswer.json() as unknown as { error: { metadata: Record<string, string> } }
+    poorAnswer.json() as unknown as {
+      error: { metadata: Record<string, string> & { top_up: { address: string } } };
+    }
   ).error;
   assert.equal(metadata["available_nusd"], "1000");
   assert(BigInt(metadata["needed_nusd"] ?? "0") > 1_000n);
-  assert.equal(metadata["top_up_address"], poor.depositAddress);
+  assert.equal(metadata.top_up.address, poor.depositAddress);
   assert.equal(poorAnswer.headers.get("x-should-retry"), "false");
   assert.equal(seen.length, 0, "no refusal reaches an upstream");
 });
