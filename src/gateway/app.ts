@@ -25,6 +25,7 @@ import { type ModelDeps, modelRoutes } from "./routes/models.ts";
 import { type NetworkDeps, networkRoutes } from "./routes/network.ts";
 import { type OperationDeps, operationRoutes } from "./routes/operations.ts";
 import { type PriceDeps, priceRoutes } from "./routes/price.ts";
+import { type UsageDeps, usageRoutes } from "./routes/usage.ts";
 
 /** Time a client has to send a whole request, in milliseconds. */
 const REQUEST_TIMEOUT_MS = 120_000;
@@ -50,7 +51,8 @@ export interface GatewayDeps
     ModelDeps,
     NetworkDeps,
     OperationDeps,
-    PriceDeps {
+    PriceDeps,
+    UsageDeps {
   readonly log: Logger;
   readonly headerBytesMax: number;
 }
@@ -92,6 +94,7 @@ export function buildGateway(deps: GatewayDeps): FastifyInstance {
       modelRoutes,
       networkRoutes,
       priceRoutes,
+      usageRoutes,
     ])
       app.register(async (scope) => routes(scope, deps), { prefix });
   }

@@ -9,6 +9,7 @@ import { listDeposits, openDepositScanner } from "../billing/deposits.ts";
 import type { Ledger } from "../billing/ledger.ts";
 import type { TaoPrice } from "../billing/price.ts";
 import { listTicks } from "../billing/price-ticks.ts";
+import { readUsage, usageByDay } from "../billing/usage-records.ts";
 import { encodeAnnouncement } from "../core/commitment.ts";
 import { RouterError } from "../core/errors.ts";
 import { type AccountId, type Hotkey, requestOfGenerationId } from "../core/ids.ts";
@@ -37,6 +38,7 @@ import type { TopUp } from "./payment-required.ts";
 import { quoteBook } from "./quote-book.ts";
 import { rateLimiter } from "./rate-limit.ts";
 import { openRecovery } from "./recover-requests.ts";
+import { reportSlots } from "./report-slots.ts";
 import { announceRunning, newRunKey } from "./running-gateway.ts";
 import { requestServer } from "./serve-request.ts";
 import { settler } from "./settle-request.ts";
@@ -279,6 +281,9 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
           ok,
         })),
       usageOfKey: keyUsageReader(database, nowMs),
+      enterReport: reportSlots(),
+      usageOf: (account, period, after) => readUsage(database, account, period, after),
+      usageByDay: (account, period) => usageByDay(database, account, period),
       keys: keyStore(database),
       budgetOfKey: (keyId) => budgetOf(database, keyId),
       logDirectory,

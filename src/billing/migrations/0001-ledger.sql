@@ -151,6 +151,7 @@ CREATE TABLE ledger.ended (
   CHECK ((state = 1) = (charged IS NOT NULL))
 );
 CREATE INDEX ended_api_key ON ledger.ended (api_key, created_ms); -- what a key has used
+CREATE INDEX ended_account ON ledger.ended (account, ended_ms); -- what an account has used, for exports and statements
 CREATE INDEX ended_upstream ON ledger.ended (upstream_id) WHERE upstream_id IS NOT NULL;
 
 -- Leaves of the usage log, in order, as committed with the money they belong to. The log's files are written from here.
