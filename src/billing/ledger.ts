@@ -54,11 +54,15 @@ export interface HoldOrder {
 }
 
 export type HoldVerdict =
-  | { readonly ok: true }
+  | {
+      readonly ok: true;
+      /** It is paid from promo credit: its miner earns nothing, and its leaf says so. */
+      readonly promo?: true;
+    }
   | {
       readonly ok: false;
       readonly refusal: "insufficient_credit" | "key_limit";
-      /** Nano-USD that can be held: of the account's credit, or within the key's limit. */
+      /** Most that one hold can be, nano-USD: of the account's credit or promo credit, or within the key's limit. */
       readonly availableNusd: bigint;
     }
   | { readonly ok: false; readonly refusal: "conflict" };
@@ -87,7 +91,7 @@ export interface SettleOrder {
   readonly request: RequestId;
   /** Clipped to the hold. */
   readonly charge: NanoUsd;
-  /** Clipped to the charge; the protocol keeps the rest. */
+  /** Clipped to the charge; the protocol keeps the rest. Nothing when the hold is of promo credit, whatever this says. */
   readonly minerAmount: NanoUsd;
   readonly miner: Hotkey;
   readonly epoch: number;
@@ -110,6 +114,8 @@ export interface RequestRecord {
   readonly model: string;
   readonly surface: string;
   readonly streamed: boolean;
+  /** Paid from promo credit. */
+  readonly promo: boolean;
   readonly createdMs: number;
   readonly endedMs: number | undefined;
   /** Why it was released. */
@@ -126,6 +132,8 @@ export interface OpenHold {
   readonly amount: bigint;
   readonly createdMs: number;
   readonly expiresMs: number;
+  /** It is of promo credit. */
+  readonly promo: boolean;
 }
 
 /** A closed epoch of the usage log. */
@@ -171,7 +179,7 @@ export interface Ledger extends Closable {
   openHolds(olderThanMs?: number): Promise<OpenHold[]>;
   /** Frees holds that expire before `nowMs`, of any gateway. @returns how many. */
   expire(nowMs: number): Promise<number>;
-  /** An unknown account has zeros. `chargedNusd` is net of refunds. Available is posted − held. */
+  /** Without promo credit. An unknown account has zeros. `chargedNusd` is net of refunds. Available is posted − held. */
   balance(account: AccountId): Promise<{
     readonly postedNusd: bigint;
     readonly heldNusd: bigint;
@@ -448,6 +456,8 @@ function answerHold(
 ): void {
   if (verdict === "o") {
     entry.done({ ok: true });
+  } else if (verdict === "p") {
+    entry.done({ ok: true, promo: true });
   } else if (verdict === "i" || verdict === "l") {
     const refusal = verdict === "i" ? "insufficient_credit" : "key_limit";
     entry.done({ ok: false, refusal, availableNusd: available ?? 0n });
@@ -549,6 +559,7 @@ interface RequestRow {
   readonly model: string;
   readonly surface: string;
   readonly streamed: boolean;
+  readonly promo: boolean;
   readonly created_ms: bigint;
   readonly ended_ms: bigint | null;
   readonly reason: string | null;
@@ -556,7 +567,7 @@ interface RequestRow {
   readonly leaf_text: string | null;
 }
 
-type OpenHoldRow = Pick<RequestRow, "id" | "account" | "amount" | "created_ms"> & {
+type OpenHoldRow = Pick<RequestRow, "id" | "account" | "amount" | "created_ms" | "promo"> & {
   readonly expires_ms: bigint;
 };
 
@@ -575,6 +586,7 @@ function recordOf(row: RequestRow): RequestRecord {
     model: row.model,
     surface: row.surface,
     streamed: row.streamed,
+    promo: row.promo,
     createdMs: Number(row.created_ms),
     endedMs: row.ended_ms === null ? undefined : Number(row.ended_ms),
     reason: row.reason ?? undefined,
@@ -591,7 +603,7 @@ function readsOf(
     openHolds: async (olderThanMs = Number.MAX_SAFE_INTEGER) => {
       const rows = await ask<OpenHoldRow>(
         database,
-        `SELECT id, account, amount, created_ms, expires_ms FROM ledger.hold
+        `SELECT id, account, amount, created_ms, expires_ms, promo FROM ledger.hold
           WHERE gateway = $1 AND created_ms < $2 ORDER BY created_ms LIMIT $3`,
         [gateway, olderThanMs, OPEN_HOLDS_MAX],
       );
@@ -601,6 +613,7 @@ function readsOf(
         amount: row.amount,
         createdMs: Number(row.created_ms),
         expiresMs: Number(row.expires_ms),
+        promo: row.promo,
       }));
     },
     balance: async (account) => {

@@ -15,6 +15,8 @@ export interface UsageRecord {
   readonly model: string;
   readonly surface: string;
   readonly streamed: boolean;
+  /** Paid from promo credit. */
+  readonly promo: boolean;
   readonly apiKeyId: string;
   /** Undefined when the key was removed. */
   readonly apiKeyLabel: string | undefined;
@@ -40,6 +42,7 @@ interface UsageRow {
   readonly model: string;
   readonly surface: string;
   readonly streamed: boolean;
+  readonly promo: boolean;
   readonly api_key: string;
   readonly label: string | null;
   readonly charged: bigint | null;
@@ -74,7 +77,7 @@ export async function* readUsage(
   for (;;) {
     const rows: UsageRow[] = await database.query<UsageRow>(
       `SELECT e.id, e.state, e.created_ms, e.ended_ms, e.model, e.surface, e.streamed, e.api_key, k.label, e.charged,
-              e.refunded, e.outcome
+              e.refunded, e.outcome, e.promo
          FROM ledger.ended e LEFT JOIN ledger.api_key k ON k.id = e.api_key
         WHERE e.account = $1 AND e.ended_ms >= $2 AND e.ended_ms < $3
           AND ($4::uuid IS NULL OR e.ended_ms > $2 OR e.id > $4)
@@ -108,6 +111,7 @@ function recordOf(row: UsageRow): UsageRecord {
     model: row.model,
     surface: row.surface,
     streamed: row.streamed,
+    promo: row.promo,
     apiKeyId: row.api_key,
     apiKeyLabel: row.label ?? undefined,
     chargedNusd: row.charged ?? 0n,

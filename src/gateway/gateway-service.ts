@@ -9,6 +9,7 @@ import { listDeposits, openDepositScanner } from "../billing/deposits.ts";
 import type { Ledger } from "../billing/ledger.ts";
 import type { TaoPrice } from "../billing/price.ts";
 import { listTicks } from "../billing/price-ticks.ts";
+import { expirePromo, promoBalanceOf } from "../billing/promo.ts";
 import { readUsage, usageByDay } from "../billing/usage-records.ts";
 import { encodeAnnouncement } from "../core/commitment.ts";
 import { RouterError } from "../core/errors.ts";
@@ -45,7 +46,10 @@ import { settler } from "./settle-request.ts";
 import { sideFiles } from "./side-files.ts";
 import { openValidatorReports, type ReportChain } from "./validator-reports.ts";
 
-/** How often holds of gateways that never came back are freed, and how long after their time, in milliseconds. */
+/**
+ * How often holds of gateways that never came back are freed, and how long after their time, in milliseconds. Promo credit
+ * expires as often.
+ */
 const EXPIRE_INTERVAL_MS = 60_000;
 const EXPIRE_GRACE_MS = 600_000;
 /** One account may have a quarter of the memory for bodies, so that it cannot shut out the others. */
@@ -258,6 +262,7 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
         };
       },
       balanceOf: (account) => ledger.balance(account),
+      promoBalanceOf: (account) => promoBalanceOf(database, account),
       depositAddressOf: (index) => chain.depositAddressOf(index),
       rateNanoUsdPerTao: presentRate,
       presentPrice: () => parts.price.present(),
@@ -354,7 +359,7 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
         nowMs,
       }),
     );
-    opened.push(expireLoop(ledger, log));
+    opened.push(expireLoop(ledger, database, log));
     log.info({ url, hotkey: parts.hotkey }, "gateway.ready");
 
     const drain = async (): Promise<void> => {
@@ -430,13 +435,14 @@ async function within<T>(work: Promise<T>, milliseconds: number): Promise<T | un
   }
 }
 
-function expireLoop(ledger: Ledger, log: Logger): Closable {
+function expireLoop(ledger: Ledger, database: Database, log: Logger): Closable {
   let running: Promise<void> | undefined;
   const timer = setInterval(() => {
     running ??= ledger
       .expire(Date.now() - EXPIRE_GRACE_MS)
       .then((count) => {
         if (count > 0) log.warn({ count }, "holds.expired");
+        return expirePromo(database, Date.now());
       })
       .catch((error: unknown) => log.warn({ err: error }, "holds.expire_failed"))
       .finally(() => {

@@ -28,8 +28,10 @@ export interface LeafFacts {
   readonly receiptToken: string;
   /** `claimsHashOf` the receipt. */
   readonly receiptHash: string;
-  /** The miner's amount, nano-USD. */
+  /** The miner's amount, nano-USD; 0 when it is paid from promo credit. */
   readonly amount: bigint;
+  /** The payer paid with promo credit, which earns nobody anything. */
+  readonly promo: boolean;
   readonly account: AccountId;
   readonly epoch: number;
 }
@@ -41,13 +43,13 @@ export function leafWriter(
   countersign: ClaimsSigner<Countersignature>,
   payerTagOf: PayerTagOf,
 ): LeafWriter {
-  return async ({ receiptToken, receiptHash, amount, account, epoch }) => {
+  return async ({ receiptToken, receiptHash, amount, promo, account, epoch }) => {
     const { token } = await countersign({
       v: 1,
       receipt: receiptHash,
       amt: amount.toString(),
       payer_tag: payerTagOf(account, epoch),
-      promo: false,
+      promo,
     });
     return `${receiptToken}\n${token}`;
   };

@@ -113,6 +113,7 @@ export function openRecovery(options: RecoveryOptions): Recovery {
       await ledger.release(hold.request, "receipt_unpriced_usage");
       return;
     }
+    const minerAmount = hold.promo ? nanoUsd(0n) : amounts.minerAmount;
     const row: GenerationRow = {
       hotkey: receipt.iss,
       security: receipt.security,
@@ -129,13 +130,14 @@ export function openRecovery(options: RecoveryOptions): Recovery {
     const result = await ledger.settle({
       request: hold.request,
       charge: amounts.charge,
-      minerAmount: amounts.minerAmount,
+      minerAmount,
       miner: receipt.iss,
       epoch: receipt.e,
       leaf: await options.leafOf({
         receiptToken: token,
         receiptHash: hash,
-        amount: amounts.minerAmount,
+        amount: minerAmount,
+        promo: hold.promo,
         account: hold.account,
         epoch: receipt.e,
       }),

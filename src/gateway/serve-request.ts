@@ -127,6 +127,8 @@ interface Work {
   readonly facts: RequestFacts;
   readonly model: Model;
   readonly plan: Plan;
+  /** The hold is of promo credit. */
+  isPromo: boolean;
   /** What is held and granted; smaller than planned when the account cannot pay for more. */
   ceiling: Ceiling;
   /** The body as the relay gets it, and its base64url SHA-256. */
@@ -209,14 +211,20 @@ export function requestServer(
     const { request, plan, ceiling } = work;
     const verdict = await tryHold(work, ceiling);
     noteStanding(request.key.account, verdict.ok);
-    if (verdict.ok) return ceiling;
+    if (verdict.ok) {
+      work.isPromo = verdict.promo === true;
+      return ceiling;
+    }
     deps.settler.forget(request.id);
     if (verdict.refusal === "conflict") throw conflict();
     const smaller = plan.ceilingOf(verdict.availableNusd);
     if (!smaller.ok) throw await refusalOf(request, verdict.refusal, smaller);
     deps.settler.begin(request.id);
     const second = await tryHold(work, smaller);
-    if (second.ok) return smaller;
+    if (second.ok) {
+      work.isPromo = second.promo === true;
+      return smaller;
+    }
     deps.settler.forget(request.id);
     if (second.refusal === "conflict") throw conflict();
     throw await refusalOf(request, second.refusal, {
@@ -306,6 +314,7 @@ export function requestServer(
         request: request.id,
         relay: candidate.relay,
         account: request.key.account,
+        isPromo: () => work.isPromo,
         work: {
           miner: candidate.hotkey,
           enclave: candidate.relay.peer.enclave,
@@ -518,6 +527,7 @@ export function requestServer(
       facts,
       model,
       plan,
+      isPromo: false,
       ceiling,
       body,
       bodyHash: hash("sha256", body, "base64url"),

@@ -2,7 +2,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import type { Ledger, SettledRow, SettleOrder } from "../billing/ledger.ts";
 import type { AccountId, RequestId } from "../core/ids.ts";
 import { type SigningKey, signJws } from "../core/jws.ts";
-import type { NanoUsd } from "../core/money.ts";
+import { type NanoUsd, nanoUsd } from "../core/money.ts";
 import { chargeOf, minerAmountOf } from "../core/pricing.ts";
 import type { PriceQuote } from "../core/quote.ts";
 import { type Receipt, receiptFromJson } from "../core/receipt.ts";
@@ -38,6 +38,8 @@ export interface ReceiptExpectation {
   readonly request: RequestId;
   readonly relay: RelayConnection;
   readonly account: AccountId;
+  /** Whether promo credit pays, which the verdict on the hold says; asked once that has come. */
+  readonly isPromo: () => boolean;
   readonly work: GrantedWork;
 }
 
@@ -179,12 +181,14 @@ export function settler(deps: SettlerDeps): Settler {
   const leafOf = async (
     { token, hash, receipt }: CheckedReceipt,
     amount: bigint,
+    promo: boolean,
     { account }: ReceiptExpectation,
   ): Promise<string> =>
     await deps.leafOf({
       receiptToken: token,
       receiptHash: hash,
       amount,
+      promo,
       account,
       epoch: receipt.e,
     });
@@ -197,13 +201,15 @@ export function settler(deps: SettlerDeps): Settler {
     waitMs: number,
   ): Promise<boolean> => {
     const { request } = expectation;
+    const promo = expectation.isPromo();
+    const minerAmount = promo ? nanoUsd(0n) : checked.minerAmount;
     const order: SettleOrder = {
       request,
       charge: checked.charge,
-      minerAmount: checked.minerAmount,
+      minerAmount,
       miner: checked.receipt.iss,
       epoch: checked.receipt.e,
-      leaf: await leafOf(checked, checked.minerAmount, expectation),
+      leaf: await leafOf(checked, minerAmount, promo, expectation),
       row: settledRowOf(checked, expectation, end),
     };
     let call: Promise<unknown> | undefined;
@@ -321,7 +327,7 @@ export function settler(deps: SettlerDeps): Settler {
       const note = async (): Promise<void> => {
         const verdict = check(receipt, end.receiptSalt ?? "", expectation, end);
         if (!verdict.ok) return;
-        const leaf = await leafOf(verdict.checked, 0n, expectation);
+        const leaf = await leafOf(verdict.checked, 0n, false, expectation);
         await untilAnswered(
           () => ledger.note(leaf, verdict.checked.receipt.e),
           nowMs() + LEDGER_DEADLINE_MS,

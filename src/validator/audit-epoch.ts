@@ -259,7 +259,7 @@ function checkContent(leaf: AuthenticLeaf, context: AuditContext): LeafVerdict {
     claim,
     usageClass: quote.route,
     promo: countersignature.promo,
-    clipped: amount < full,
+    clipped: !countersignature.promo && amount < full,
     receipt: { rid: receipt.rid, e: receipt.e, att: receipt.att, seq: receipt.seq },
   };
 }

@@ -3,6 +3,7 @@ import { after, before, describe, test } from "node:test";
 import { createApiKey, limitKey } from "../../src/billing/accounts.ts";
 import { auditLedger } from "../../src/billing/audit.ts";
 import { type Ledger, openLedger } from "../../src/billing/ledger.ts";
+import { expirePromo, grantPromo } from "../../src/billing/promo.ts";
 import { newRequestId, type RequestId } from "../../src/core/ids.ts";
 import { nanoUsd } from "../../src/core/money.ts";
 import { type Database, openDatabase } from "../../src/runtime/database.ts";
@@ -15,6 +16,8 @@ interface Ids {
   readonly settled: RequestId;
   /** Settled as well. */
   readonly second: RequestId;
+  /** Settled and paid from promo credit. */
+  readonly promo: RequestId;
   /** Of no request. */
   readonly other: RequestId;
 }
@@ -66,7 +69,7 @@ const DAMAGES: readonly {
   },
   {
     damage: () => `INSERT INTO ledger.deposit
-      SELECT 'd', id, 'credited', 1, 'b', 0, 1, 's', 'x', 1, 1, 1, now() FROM ledger.account`,
+      SELECT 'd', id, 'credited', 1, 'b', 0, 1, 's', 'x', 1, 1, 1, now() FROM ledger.account LIMIT 1`,
     broken: ["deposits that differ from their credits"],
   },
   {
@@ -116,6 +119,25 @@ const DAMAGES: readonly {
     damage: () => `UPDATE ledger.key_budget SET ${change}`,
     broken: ["limited keys that differ from their requests"],
   })),
+  {
+    damage: ({ promo }) => `UPDATE ledger.ended SET miner_amount = 1 WHERE id = '${promo}'`,
+    broken: [
+      "settlements with other parties or shares than their request",
+      "promo requests that earn a miner something",
+    ],
+  },
+  {
+    damage: ({ promo }) => `UPDATE ledger.ended SET promo = false WHERE id = '${promo}'`,
+    broken: ["requests of an account that is not their customer's"],
+  },
+  ...["amount = amount + 1", "expired = expired + 1"].map((change) => ({
+    damage: () => `UPDATE ledger.promo_grant SET ${change}`,
+    broken: ["accounts whose promo grants differ from their journals"],
+  })),
+  {
+    damage: () => "DELETE FROM ledger.promo_grant",
+    broken: ["accounts whose promo grants differ from their journals"],
+  },
   ...["created_ms = 16", "expires_ms = 14", "account = 'another'"].map((change) => ({
     damage:
       () => `${QUOTED_DEPOSIT}; ALTER TABLE ledger.deposit_quote DROP CONSTRAINT deposit_quote_account_fkey;
@@ -170,7 +192,20 @@ describe("auditLedger()", () => {
     await ledger.settle(settleOrder(second.request, 50n, 0n));
     await ledger.settle(settleOrder(limited.request, 20n, 10n));
     await ledger.refund(settled.request, 0, nanoUsd(5n));
-    ids = { open: open.request, settled: settled.request, second: second.request, other };
+    const guest = await fundedAccount(database, 0n);
+    const expiresMs = Date.now() + 60_000;
+    await grantPromo(database, { id: "welcome", account: guest, amount: nanoUsd(70n), expiresMs });
+    const promo = holdOrder(guest, 60n);
+    assert.deepEqual(await ledger.hold(promo), { ok: true, promo: true });
+    await ledger.settle(settleOrder(promo.request, 50n, 40n));
+    await expirePromo(database, expiresMs);
+    ids = {
+      open: open.request,
+      settled: settled.request,
+      second: second.request,
+      promo: promo.request,
+      other,
+    };
   });
   after(async () => {
     await ledger.close();

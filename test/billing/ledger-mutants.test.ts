@@ -76,10 +76,40 @@ const MUTANTS: readonly Mutant[] = [
     to: "THEN b.spent ELSE b.spent END",
   },
   {
+    name: "holds of one batch do not see each other in promo credit",
+    in: "apply_batch",
+    from: "promo_free := promo_free - order_.amount",
+    to: "promo_free := promo_free",
+  },
+  {
+    name: "promo credit earns a miner something",
+    in: "apply_batch",
+    from: "CASE WHEN h.promo THEN 0 ELSE LEAST(settle_miner_amounts[i], settle_charges[i], h.amount) END",
+    to: "LEAST(settle_miner_amounts[i], settle_charges[i], h.amount)",
+  },
+  {
+    name: "promo credit is not used when other credit would do",
+    in: "apply_batch",
+    from: "AND budget_keys IS NULL AND NOT has_promo",
+    to: "AND budget_keys IS NULL",
+  },
+  {
+    name: "promo credit expires that is held",
+    in: "expire_promo",
+    from: "LEAST(excess, acct_.credits - acct_.debits - acct_.held)",
+    to: "excess",
+  },
+  {
+    name: "promo credit expires of grants that still run",
+    in: "expire_promo",
+    from: "AND expires_ms > in_now_ms), 0)",
+    to: "AND expires_ms < 0), 0)",
+  },
+  {
     name: "a repeated hold is refused",
     in: "apply_batch",
-    from: "THEN CASE WHEN order_.is_same THEN 'r' ELSE 'c' END",
-    to: "THEN 'c'",
+    from: "WHEN order_.is_same THEN CASE WHEN order_.was_promo THEN 'q' ELSE 'r' END ELSE 'c' END",
+    to: "WHEN order_.is_same THEN 'c' ELSE 'c' END",
   },
   {
     name: "another request under a known id is taken for a repeated one",

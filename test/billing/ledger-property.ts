@@ -5,6 +5,7 @@ import fc from "fast-check";
 import { budgetOf, createApiKey, limitKey } from "../../src/billing/accounts.ts";
 import { auditLedger } from "../../src/billing/audit.ts";
 import { type HoldVerdict, type Ledger, openLedger } from "../../src/billing/ledger.ts";
+import { expirePromo, grantPromo, promoBalanceOf } from "../../src/billing/promo.ts";
 import { RouterError } from "../../src/core/errors.ts";
 import { type AccountId, type Hotkey, newRequestId, type RequestId } from "../../src/core/ids.ts";
 import { nanoUsd } from "../../src/core/money.ts";
@@ -93,6 +94,16 @@ const step = fc.oneof(
     }),
   },
   { weight: 1, arbitrary: fc.record({ kind: fc.constant("expire" as const) }) },
+  {
+    weight: 2,
+    arbitrary: fc.record({
+      kind: fc.constant("grant" as const),
+      who,
+      amount: fc.bigInt(1n, DEPOSIT_MAX / 2n),
+      ticks: fc.integer({ min: 1, max: 3 }),
+    }),
+  },
+  { weight: 1, arbitrary: fc.record({ kind: fc.constant("tick" as const) }) },
 );
 type Step = typeof step extends fc.Arbitrary<infer T> ? T : never;
 
@@ -100,6 +111,11 @@ type Step = typeof step extends fc.Arbitrary<infer T> ? T : never;
 interface Model {
   readonly posted: bigint[];
   readonly held: bigint[];
+  readonly promoPosted: bigint[];
+  readonly promoHeld: bigint[];
+  /** When each grant expires, in ticks. */
+  readonly grants: { readonly who: number; readonly amount: bigint; readonly tick: number }[];
+  tick: number;
   /** Of the limited keys: what is held and charged. */
   readonly keyHeld: bigint[];
   readonly keySpent: bigint[];
@@ -117,6 +133,7 @@ interface ModelHold {
   readonly who: number;
   readonly amount: bigint;
   readonly isLimited: boolean;
+  readonly isPromo: boolean;
   state: "open" | "settled" | "ended";
   charged: bigint;
   /** What is left of the charge at the protocol and at the miner. */
@@ -131,14 +148,21 @@ const OUTCOMES = [
   "deposit:applied",
   "deposit:repeated",
   "expire",
+  "grant",
   "hold:conflict:amount",
   "hold:conflict:ended",
   "hold:conflict:fingerprint",
   "hold:insufficient_credit",
   "hold:key_limit",
   "hold:ok",
+  "hold:promo",
   "hold:repeated",
+  "hold:repeated:promo",
+  "promo:expired",
+  "promo:held",
+  "promo:spent",
   "refund:applied",
+  "refund:promo",
   "refund:refused",
   "refund:repeated",
   "release:already_ended",
@@ -223,6 +247,10 @@ async function play(
   const model: Model = {
     posted: accounts.map(() => 0n),
     held: accounts.map(() => 0n),
+    promoPosted: accounts.map(() => 0n),
+    promoHeld: accounts.map(() => 0n),
+    grants: [],
+    tick: 0,
     keyHeld: accounts.map(() => 0n),
     keySpent: accounts.map(() => 0n),
     miners: MINERS.map(() => 0n),
@@ -234,11 +262,18 @@ async function play(
   };
   // Holds of one run expire together and earlier than those of any other test.
   const expiresMs = 10;
+  /** Grants expire in the future of the database's clock. */
+  const tickZeroMs = Date.now() + 3_600_000;
   const compare = async (): Promise<void> => {
     for (const [i, account] of accounts.entries()) {
       const { postedNusd, heldNusd } = await ledger.balance(account);
       assert.deepEqual([postedNusd, heldNusd], [model.posted[i], model.held[i]]);
       assert.ok(postedNusd >= heldNusd);
+      const promo = await promoBalanceOf(database, account);
+      assert.deepEqual(
+        [promo.postedNusd, promo.heldNusd],
+        [model.promoPosted[i], model.promoHeld[i]],
+      );
     }
     for (const [i, key] of keys.entries()) {
       const budget = await budgetOf(database, key);
@@ -288,6 +323,22 @@ async function play(
       await playEnds(ledger, model, event.orders, reach);
     } else if (event.kind === "refunds") {
       await playRefunds(ledger, model, event, reach);
+    } else if (event.kind === "grant") {
+      const grant = {
+        id: newCause(),
+        account: accounts[event.who] as AccountId,
+        amount: nanoUsd(event.amount),
+        expiresMs: tickZeroMs + model.tick + event.ticks,
+      };
+      assert.equal(await grantPromo(database, grant), true);
+      assert.equal(await grantPromo(database, grant), false);
+      add(model.promoPosted, event.who, event.amount);
+      model.grants.push({ ...event, tick: model.tick + event.ticks });
+      reach("grant");
+    } else if (event.kind === "tick") {
+      model.tick += 1;
+      await expirePromo(database, tickZeroMs + model.tick);
+      expireInModel(model, reach);
     } else {
       const open = model.holds.filter(({ state }) => state === "open");
       assert.equal(await ledger.expire(expiresMs + 1), open.length);
@@ -335,8 +386,11 @@ async function playHolds(
     const known = model.holds.find(({ request }) => request === order.request);
     const expected = holdInModel(model, known, order);
     assert.deepEqual(verdicts[i], expected);
-    if (expected.ok) reach(known === undefined ? "hold:ok" : "hold:repeated");
-    else if (known === undefined) reach(`hold:${expected.refusal}`);
+    if (expected.ok) {
+      reach(known === undefined ? "hold:ok" : "hold:repeated");
+      if (expected.promo === true)
+        reach(known === undefined ? "hold:promo" : "hold:repeated:promo");
+    } else if (known === undefined) reach(`hold:${expected.refusal}`);
     else if (known.state !== "open") reach("hold:conflict:ended");
     else reach(`hold:conflict:${known.amount === order.amount ? "fingerprint" : "amount"}`);
   }
@@ -353,19 +407,23 @@ function holdInModel(
   if (known !== undefined) {
     const isSame = known.amount === order.amount && fingerprint === "of the request";
     const isOk = known.state === "open" && isSame;
-    return isOk ? { ok: true } : { ok: false, refusal: "conflict" };
+    return isOk ? heldBy(known) : { ok: false, refusal: "conflict" };
   }
-  const availableNusd = availableOf(model, order.who);
+  const paidNusd = availableOf(model, order.who);
+  const promoNusd = (model.promoPosted[order.who] ?? 0n) - (model.promoHeld[order.who] ?? 0n);
+  const availableNusd = paidNusd > promoNusd ? paidNusd : promoNusd;
   if (availableNusd < order.amount) {
     return { ok: false, refusal: "insufficient_credit", availableNusd };
   }
+  const isPromo = order.amount <= promoNusd;
   const left = KEY_LIMIT - (model.keyHeld[order.who] ?? 0n) - (model.keySpent[order.who] ?? 0n);
   if (order.isLimited && left < order.amount)
     return { ok: false, refusal: "key_limit", availableNusd: left };
-  add(model.held, order.who, order.amount);
+  add(isPromo ? model.promoHeld : model.held, order.who, order.amount);
   if (order.isLimited) add(model.keyHeld, order.who, order.amount);
   model.holds.push({
     ...order,
+    isPromo,
     state: "open",
     charged: 0n,
     protocolPart: 0n,
@@ -373,7 +431,30 @@ function holdInModel(
     miner: 0,
     refunds: new Map(),
   });
-  return { ok: true };
+  return heldBy({ isPromo });
+}
+
+function heldBy({ isPromo }: { readonly isPromo: boolean }): HoldVerdict {
+  return isPromo ? { ok: true, promo: true } : { ok: true };
+}
+
+/** What an account has beyond its grants that still run goes, as far as it is not held. */
+function expireInModel(model: Model, reach: (what: string) => void): void {
+  for (const [who, posted] of model.promoPosted.entries()) {
+    const grants = model.grants.filter((grant) => grant.who === who);
+    if (grants.every(({ tick }) => tick > model.tick)) continue;
+    const running = grants
+      .filter(({ tick }) => tick > model.tick)
+      .reduce((sum, { amount }) => sum + amount, 0n);
+    const excess = posted - running;
+    const free = posted - (model.promoHeld[who] ?? 0n);
+    if (excess <= 0n) {
+      reach("promo:spent");
+      continue;
+    }
+    reach(free < excess ? "promo:held" : "promo:expired");
+    add(model.promoPosted, who, -min(excess, free));
+  }
 }
 
 function availableOf(model: Model, who: number): bigint {
@@ -412,13 +493,13 @@ async function playEnds(
       if (charge > hold.amount) reach("settle:clipped");
       end(model, hold, "settled");
       hold.charged = min(charge, hold.amount);
-      hold.minerPart = min(minerAmount, hold.charged);
+      hold.minerPart = hold.isPromo ? 0n : min(minerAmount, hold.charged);
       hold.protocolPart = hold.charged - hold.minerPart;
       hold.miner = miner;
       model.receipts += hold.charged;
       model.protocol += hold.protocolPart;
       add(model.miners, miner, hold.minerPart);
-      add(model.posted, hold.who, -hold.charged);
+      add(hold.isPromo ? model.promoPosted : model.posted, hold.who, -hold.charged);
       if (hold.isLimited) add(model.keySpent, hold.who, hold.charged);
     }
   }
@@ -456,7 +537,8 @@ async function playRefunds(
       model.protocol -= fromProtocol;
       model.refunded += amount;
       add(model.miners, hold.miner, fromProtocol - amount);
-      add(model.posted, hold.who, amount);
+      add(hold.isPromo ? model.promoPosted : model.posted, hold.who, amount);
+      if (hold.isPromo) reach("refund:promo");
       if (hold.isLimited) add(model.keySpent, hold.who, -amount);
     }
   }
@@ -464,7 +546,7 @@ async function playRefunds(
 
 function end(model: Model, hold: ModelHold, state: "settled" | "ended"): void {
   hold.state = state;
-  add(model.held, hold.who, -hold.amount);
+  add(hold.isPromo ? model.promoHeld : model.held, hold.who, -hold.amount);
   if (hold.isLimited) add(model.keyHeld, hold.who, -hold.amount);
 }
 

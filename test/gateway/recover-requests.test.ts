@@ -22,6 +22,7 @@ for (const { name, all, releasedAfterMs } of [
           amount: 1n,
           createdMs,
           expiresMs: createdMs + 1_800_000,
+          promo: false,
         },
       ],
       isLive: () => false,

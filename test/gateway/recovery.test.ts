@@ -3,8 +3,10 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { test } from "node:test";
 import { setTimeout as delay } from "node:timers/promises";
+import { grantPromo, promoBalanceOf } from "../../src/billing/promo.ts";
 import { parseLogRoot } from "../../src/core/commitment.ts";
 import { verifyingKey } from "../../src/core/jws.ts";
+import { nanoUsd } from "../../src/core/money.ts";
 import { claimsHashOf, decodeClaims, verifyClaims } from "../../src/core/signed-claims.ts";
 import { openLogger } from "../../src/runtime/logger.ts";
 import { openLogReader } from "../../src/usage-log/reader.ts";
@@ -31,50 +33,63 @@ const ask = (gateway: TestGateway, apiKey: string, fields: object = {}) =>
     body: body(fields),
   });
 
-test("a request whose gateway died between answer and settlement is settled once, by the relay's receipt", async (t) => {
-  const network = testNetwork();
-  const miner = await openTestMiner(t, network);
-  const folder = temporaryFolder(t);
-  const database = await sharedDatabase();
-  let dead = false;
-  const first = await openTestGateway(t, network, {
-    folder,
-    database,
-    drainMs: 0,
-    // What the ledger sees of a process that is killed: nothing more.
-    ledgerSeam: (ledger) => ({
-      ...ledger,
-      settle: (order) => (dead ? new Promise(() => undefined) : ledger.settle(order)),
-      release: (request, reason) =>
-        dead ? new Promise(() => undefined) : ledger.release(request, reason),
-    }),
-  });
-  await untilServing(first, 1);
-  const { apiKey, account } = await first.customer();
-  dead = true;
-  const answer = ask(first, apiKey).catch(() => undefined);
-  await until("the hold", async () => (await first.ledger.openHolds()).length === 1);
-  await until("the upstream to have answered", () => miner.upstream.seen.length === 1);
-  await delay(50);
-  await first.close();
-  await answer;
-  const { signingKey } = first;
+for (const isPromo of [false, true])
+  test(`a request of ${isPromo ? "promo" : "paid"} credit whose gateway died between answer and settlement is settled once, by the relay's receipt`, async (t) => {
+    const network = testNetwork();
+    const miner = await openTestMiner(t, network);
+    const folder = temporaryFolder(t);
+    const database = await sharedDatabase();
+    let dead = false;
+    const first = await openTestGateway(t, network, {
+      folder,
+      database,
+      drainMs: 0,
+      // What the ledger sees of a process that is killed: nothing more.
+      ledgerSeam: (ledger) => ({
+        ...ledger,
+        settle: (order) => (dead ? new Promise(() => undefined) : ledger.settle(order)),
+        release: (request, reason) =>
+          dead ? new Promise(() => undefined) : ledger.release(request, reason),
+      }),
+    });
+    await untilServing(first, 1);
+    const { apiKey, account } = await first.customer(isPromo ? 0n : undefined);
+    if (isPromo)
+      await grantPromo(database, {
+        id: "recovered",
+        account,
+        amount: nanoUsd(1_000_000_000n),
+        expiresMs: Date.now() + 3_600_000,
+      });
+    const balance = async () =>
+      isPromo ? await promoBalanceOf(database, account) : await second.ledger.balance(account);
+    dead = true;
+    const answer = ask(first, apiKey).catch(() => undefined);
+    await until("the hold", async () => (await first.ledger.openHolds()).length === 1);
+    await until("the upstream to have answered", () => miner.upstream.seen.length === 1);
+    await delay(50);
+    await first.close();
+    await answer;
+    const { signingKey } = first;
 
-  const second = await openTestGateway(t, network, { folder, database, signingKey });
-  assert.equal((await second.ledger.openHolds()).length, 1);
-  await until("the request to be settled", async () => {
-    const { heldNusd, chargedNusd } = await second.ledger.balance(account);
-    return heldNusd === 0n && chargedNusd > 0n;
+    const second = await openTestGateway(t, network, { folder, database, signingKey });
+    assert.equal((await second.ledger.openHolds()).length, 1);
+    await until("the request to be settled", async () => {
+      const { heldNusd, chargedNusd } = await balance();
+      return heldNusd === 0n && chargedNusd > 0n;
+    });
+    const { chargedNusd } = await balance();
+    const leaves = await second.ledger.leaves(0n, 10);
+    assert.equal(leaves.length, 1);
+    const receipt = decodeClaims(leaves[0]?.leaf.split("\n")[0] ?? "")?.payload;
+    assert.equal(receipt?.["status"], "complete");
+    const signed = decodeClaims(leaves[0]?.leaf.split("\n")[1] ?? "")?.payload;
+    assert.equal(signed?.["promo"], isPromo);
+    assert.equal(signed["amt"] === "0", isPromo);
+    // Another round finds nothing more to do.
+    await delay(100);
+    assert.equal((await balance()).chargedNusd, chargedNusd);
   });
-  const { chargedNusd } = await second.ledger.balance(account);
-  const leaves = await second.ledger.leaves(0n, 10);
-  assert.equal(leaves.length, 1);
-  const receipt = decodeClaims(leaves[0]?.leaf.split("\n")[0] ?? "")?.payload;
-  assert.equal(receipt?.["status"], "complete");
-  // Another round finds nothing more to do.
-  await delay(100);
-  assert.equal((await second.ledger.balance(account)).chargedNusd, chargedNusd);
-});
 
 test("a receipt that tells another usage than the provider's own is not paid, and its miner is ejected", async (t) => {
   const network = testNetwork();

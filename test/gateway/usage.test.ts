@@ -151,7 +151,7 @@ test("the CSV export has the same rows, and names that a spreadsheet would run a
   assert.equal(lines[0], Object.keys(data[0] ?? {}).join(","));
   const line = lines[1] ?? "";
   assert(line.includes(`"'=HYPERLINK(""http://x"",""y"")"`), line);
-  assert(line.endsWith(",100,0.0000001,0,0"));
+  assert(line.endsWith(",100,0.0000001,0,0,false"));
   const empty = await fetch(`${gateway.url}/v1/usage?format=csv&to=2026-01-01`, {
     headers: { authorization: `Bearer ${customer.apiKey}` },
   });

@@ -258,11 +258,13 @@ test("auditLeaves() takes the gateway's amount when it is less than the usage co
   assert.equal(verdict.claim.amount, 5n);
 });
 
-test("free credit is accepted and earns nothing", async () => {
-  const verdict = await verdictOf(newEnclave(MINER_1), { countersignature: { promo: true } });
-  assert(verdict.ok && verdict.promo);
-  assert.equal(usageOfVerdicts([verdict]).size, 0);
-  assert.equal(claimsOfVerdicts([verdict]).size, 0);
+test("free credit is accepted and earns nothing, whatever amount is beside it", async () => {
+  for (const countersignature of [{ promo: true }, { promo: true, amt: "0" }]) {
+    const verdict = await verdictOf(newEnclave(MINER_1), { countersignature });
+    assert(verdict.ok && verdict.promo && !verdict.clipped);
+    assert.equal(usageOfVerdicts([verdict]).size, 0);
+    assert.equal(claimsOfVerdicts([verdict]).size, 0);
+  }
 });
 
 test("visible output of OpenAI's models is at most one token per byte", async () => {

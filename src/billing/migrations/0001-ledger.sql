@@ -14,8 +14,10 @@ CREATE TABLE ledger.chart (
 );
 INSERT INTO ledger.chart (ledger, code, name, guarded) VALUES
   (1, 10, 'customer credit', true),
+  (1, 12, 'customer promo credit', true),
   (1, 20, 'miner accrued', false),
   (1, 30, 'protocol revenue', false),
+  (1, 32, 'promo expense', false),
   (1, 40, 'FX clearing', false),
   (2, 40, 'FX clearing', false),
   (2, 51, 'deposit addresses', false),
@@ -25,7 +27,7 @@ CREATE TABLE ledger.acct (
   id bigint GENERATED ALWAYS AS IDENTITY (START WITH 1000) PRIMARY KEY,
   ledger smallint NOT NULL,
   code smallint NOT NULL,
-  owner text NOT NULL DEFAULT '', -- account id for 10, hotkey for 20
+  owner text NOT NULL DEFAULT '', -- account id for 10 and 12, hotkey for 20
   credits bigint NOT NULL DEFAULT 0 CHECK (credits >= 0),
   debits bigint NOT NULL DEFAULT 0 CHECK (debits >= 0),
   refunded bigint NOT NULL DEFAULT 0 CHECK (refunded BETWEEN 0 AND credits), -- the part of credits that gave charges back
@@ -41,7 +43,7 @@ CREATE FUNCTION ledger.system_acct(in_ledger int, in_code int) RETURNS bigint LA
   $$ SELECT (in_ledger * 100 + in_code)::bigint $$;
 INSERT INTO ledger.acct (id, ledger, code, guarded) OVERRIDING SYSTEM VALUE
   SELECT ledger.system_acct(ledger, code), ledger, code, guarded FROM ledger.chart
-  WHERE (ledger, code) NOT IN ((1, 10), (1, 20));
+  WHERE (ledger, code) NOT IN ((1, 10), (1, 12), (1, 20));
 
 -- Only the functions below write journals, transfers, holds and ended requests. They find the accounts under the lock
 -- of take_turn, and nobody deletes an account, so these tables have no foreign keys: checking them row by row cost more
@@ -50,7 +52,7 @@ INSERT INTO ledger.acct (id, ledger, code, guarded) OVERRIDING SYSTEM VALUE
 -- One row per event.
 CREATE TABLE ledger.journal (
   id uuid PRIMARY KEY, -- names the cause, so an event applies once: the request that is settled, or a hash of `cause`
-  kind text NOT NULL CHECK (kind IN ('settle', 'refund', 'deposit', 'credit')),
+  kind text NOT NULL CHECK (kind IN ('settle', 'refund', 'deposit', 'credit', 'promo', 'promo_expiry')),
   cause text CHECK ((kind = 'settle') = (cause IS NULL)),
   epoch int,
   at timestamptz NOT NULL DEFAULT now(),
@@ -122,7 +124,8 @@ CREATE TABLE ledger.hold (
   account text NOT NULL,
   api_key text NOT NULL,
   model text NOT NULL,
-  surface text NOT NULL
+  surface text NOT NULL,
+  promo boolean NOT NULL DEFAULT false -- acct is promo credit: whoever serves it earns nothing
 );
 
 -- Requests that have ended, and what GET /generation tells about them.
@@ -148,11 +151,25 @@ CREATE TABLE ledger.ended (
   reason text,
   upstream_id text,
   outcome text, -- JSON; as text, since nothing here looks into it and jsonb takes twice as long to write
+  promo boolean NOT NULL DEFAULT false,
   CHECK ((state = 1) = (charged IS NOT NULL))
 );
 CREATE INDEX ended_api_key ON ledger.ended (api_key, created_ms); -- what a key has used
 CREATE INDEX ended_account ON ledger.ended (account, ended_ms); -- what an account has used, for exports and statements
 CREATE INDEX ended_upstream ON ledger.ended (upstream_id) WHERE upstream_id IS NOT NULL;
+
+-- Credit that was given away. What is spent first is what expires first.
+CREATE TABLE ledger.promo_grant (
+  id text PRIMARY KEY, -- chosen by the operator, so that a grant is made once
+  account text NOT NULL REFERENCES ledger.account,
+  amount bigint NOT NULL CHECK (amount > 0),
+  created_ms bigint NOT NULL,
+  expires_ms bigint NOT NULL CHECK (expires_ms > created_ms),
+  expired bigint NOT NULL DEFAULT 0 CHECK (expired >= 0), -- what expiries took back while it was the one that expired
+  is_closed boolean NOT NULL DEFAULT false                -- it has expired, and all that was left of it was taken back
+);
+CREATE INDEX promo_grant_account ON ledger.promo_grant (account, created_ms);
+CREATE INDEX promo_grant_open ON ledger.promo_grant (expires_ms) WHERE NOT is_closed;
 
 -- Leaves of the usage log, in order, as committed with the money they belong to. The log's files are written from here.
 CREATE TABLE ledger.log_head (
@@ -226,11 +243,11 @@ CREATE TABLE ledger.chain_cursor (
 CREATE VIEW ledger.request AS
   SELECT id, acct, amount, 0::smallint AS state, NULL::bigint AS charged, NULL::bigint AS miner_amount,
          0::bigint AS refunded, NULL::bigint AS leaf, streamed, created_ms, NULL::bigint AS ended_ms, gateway, account,
-         api_key, model, surface, NULL::text AS reason, NULL::text AS upstream_id, NULL::text AS outcome
+         api_key, model, surface, NULL::text AS reason, NULL::text AS upstream_id, NULL::text AS outcome, promo
     FROM ledger.hold
   UNION ALL
   SELECT id, acct, amount, state, charged, miner_amount, refunded, leaf, streamed, created_ms, ended_ms, gateway, account,
-         api_key, model, surface, reason, upstream_id, outcome
+         api_key, model, surface, reason, upstream_id, outcome, promo
     FROM ledger.ended;
 
 CREATE FUNCTION ledger.now_ms() RETURNS bigint LANGUAGE sql STABLE AS
@@ -243,7 +260,7 @@ CREATE FUNCTION ledger.period_start(in_reset text, in_ms bigint) RETURNS bigint 
     to_timestamp(in_ms / 1000) AT TIME ZONE 'UTC')) * 1000)::bigint END
 $$;
 
--- Account of a customer (10) or a miner (20); NULL when there is none.
+-- Account of a customer (10, or 12 for promo credit) or a miner (20); NULL when there is none.
 CREATE FUNCTION ledger.acct_of(in_code int, in_owner text) RETURNS bigint LANGUAGE sql STABLE AS
   $$ SELECT id FROM ledger.acct WHERE ledger = 1 AND code = in_code AND owner = in_owner $$;
 
@@ -277,7 +294,7 @@ BEGIN
   UPDATE ledger.acct a SET
       credits = a.credits + c.credits,
       debits = a.debits + c.debits,
-      refunded = a.refunded + CASE WHEN is_refund AND a.code = 10 THEN c.credits ELSE 0 END
+      refunded = a.refunded + CASE WHEN is_refund AND a.code IN (10, 12) THEN c.credits ELSE 0 END
     FROM (
       SELECT x.id, sum(x.credit)::bigint AS credits, sum(x.debit)::bigint AS debits
       FROM (
@@ -292,9 +309,9 @@ END $$;
 -- Everything that one group commit does: ends first, so that what they free can be held again.
 -- An id occurs at most once in a call. Never fails because of a single order; each gets a letter, in order:
 --   settled, released: s ended by this order (also when repeated), a ended otherwise or unknown
---   held: o held (also when repeated), i insufficient credit, l over the key's limit, c conflict with another request,
+--   held: o held, p held of promo credit (both also when repeated), i insufficient credit, l over the key's limit, c conflict with another request,
 --     u unknown account
---   available: nano-USD that were free on the account for each i, and within the key's limit for each l
+--   available: the most that one hold could be on the account, nano-USD, for each i, and within the key's limit for each l
 -- Accounts and miners are given once each; the orders have their positions.
 CREATE FUNCTION ledger.apply_batch(
   in_gateway text, accounts text[], miners text[],
@@ -318,11 +335,13 @@ DECLARE
   at_ms bigint := ledger.now_ms();
   customer_accts bigint[];
   miner_accts bigint[];
+  has_promo boolean;
   is_easy boolean;
   verdicts text[];
   order_ record;
   last_acct bigint;
   free bigint;
+  promo_free bigint;
   budget_keys text[];
   budget_free bigint[];
   budget int;
@@ -341,16 +360,16 @@ BEGIN
     WITH closed AS (
       DELETE FROM ledger.hold h USING generate_series(1, settles) i WHERE h.id = settle_ids[i]
         RETURNING h.*, i, LEAST(settle_charges[i], h.amount) AS charged,
-                  LEAST(settle_miner_amounts[i], settle_charges[i], h.amount) AS miner_amount,
+                  CASE WHEN h.promo THEN 0 ELSE LEAST(settle_miner_amounts[i], settle_charges[i], h.amount) END AS miner_amount,
                   miner_accts[settle_miners[i]] AS miner_acct
     ), entries AS (
       SELECT *, (SELECT size - 1 FROM ledger.log_head g WHERE g.gateway = in_gateway) + row_number() OVER (ORDER BY i) AS leaf
       FROM closed
     ), recorded AS (
       INSERT INTO ledger.ended (id, acct, amount, state, charged, miner_amount, miner_acct, leaf, streamed, created_ms,
-                                ended_ms, ended_by, gateway, account, api_key, model, surface, upstream_id, outcome)
+                                ended_ms, ended_by, gateway, account, api_key, model, surface, upstream_id, outcome, promo)
         SELECT id, acct, amount, 1, charged, miner_amount, miner_acct, leaf, streamed, created_ms, at_ms, settle_calls[i],
-               in_gateway, account, api_key, model, surface, NULLIF(settle_upstream_ids[i], ''), settle_outcomes[i]
+               in_gateway, account, api_key, model, surface, NULLIF(settle_upstream_ids[i], ''), settle_outcomes[i], promo
         FROM entries
     ), journalled AS (
       INSERT INTO ledger.journal (id, kind, epoch) SELECT id, 'settle', settle_epochs[i] FROM entries
@@ -397,9 +416,9 @@ BEGIN
       DELETE FROM ledger.hold h USING generate_series(1, releases) i WHERE h.id = release_ids[i] RETURNING h.*, i
     ), recorded AS (
       INSERT INTO ledger.ended (id, acct, amount, state, streamed, created_ms, ended_ms, ended_by, gateway, account,
-                                api_key, model, surface, reason, outcome)
+                                api_key, model, surface, reason, outcome, promo)
         SELECT id, acct, amount, 2, streamed, created_ms, at_ms, release_calls[i], gateway, account,
-               api_key, model, surface, release_reasons[i], release_outcomes[i]
+               api_key, model, surface, release_reasons[i], release_outcomes[i], promo
         FROM closed
     ), budgeted AS (
       UPDATE ledger.key_budget b SET held = b.held - c.held
@@ -446,44 +465,59 @@ BEGIN
     SELECT array_agg(b.api_key),
            array_agg(b.amount - b.held - CASE WHEN b.period_ms < ledger.period_start(b.reset, at_ms) THEN 0 ELSE b.spent END)
       INTO budget_keys, budget_free FROM ledger.key_budget b WHERE b.api_key = ANY (hold_keys);
-    IF is_easy AND budget_keys IS NULL THEN
+    -- Where nobody has promo credit, this is one look into an index for the whole batch.
+    has_promo := EXISTS (SELECT FROM ledger.acct WHERE ledger = 1 AND code = 12) AND EXISTS (
+      SELECT FROM generate_series(1, cardinality(accounts)) i
+        JOIN ledger.acct p ON p.ledger = 1 AND p.code = 12 AND p.owner = accounts[i]
+        WHERE p.credits - p.debits > p.held);
+    IF is_easy AND budget_keys IS NULL AND NOT has_promo THEN
       verdicts := array_fill('o'::text, ARRAY[holds]);
     ELSE
       available := array_fill(NULL::bigint, ARRAY[holds]);
       -- One by one in order: a hold that does not fit takes nothing away from the next.
       FOR order_ IN
         SELECT i AS n, hold_amounts[i] AS amount, a.id AS acct, a.credits - a.debits - a.held AS free,
+               COALESCE(p.credits - p.debits - p.held, 0) AS promo_free,
                h.id IS NOT NULL OR EXISTS (SELECT FROM ledger.ended e WHERE e.id = hold_ids[i]) AS is_known,
-               h.acct = a.id AND h.amount = hold_amounts[i] AND h.fingerprint = hold_fingerprints[i] AS is_same
+               h.acct IN (a.id, p.id) AND h.amount = hold_amounts[i] AND h.fingerprint = hold_fingerprints[i] AS is_same,
+               h.promo AS was_promo
         FROM generate_series(1, holds) i
         LEFT JOIN ledger.acct a ON a.id = customer_accts[hold_accounts[i]]
+        LEFT JOIN ledger.acct p ON p.ledger = 1 AND p.code = 12 AND p.owner = a.owner
         LEFT JOIN ledger.hold h ON h.id = hold_ids[i]
         ORDER BY a.id, i
       LOOP
-        IF last_acct IS DISTINCT FROM order_.acct THEN last_acct := order_.acct; free := order_.free; END IF;
+        IF last_acct IS DISTINCT FROM order_.acct THEN
+          last_acct := order_.acct; free := order_.free; promo_free := order_.promo_free;
+        END IF;
         verdicts[order_.n] := CASE
           WHEN order_.acct IS NULL THEN 'u'
-          WHEN order_.is_known THEN CASE WHEN order_.is_same THEN 'r' ELSE 'c' END
+          WHEN order_.is_known THEN CASE WHEN order_.is_same THEN CASE WHEN order_.was_promo THEN 'q' ELSE 'r' END ELSE 'c' END
+          -- A request is paid from one or the other, never from both: its leaf says which.
+          WHEN order_.amount <= promo_free THEN 'p'
           WHEN order_.amount <= free THEN 'o'
           ELSE 'i' END;
-        available[order_.n] := free;
-        IF verdicts[order_.n] = 'o' THEN
+        available[order_.n] := GREATEST(free, promo_free);
+        IF verdicts[order_.n] IN ('o', 'p') THEN
           budget := array_position(budget_keys, hold_keys[order_.n]);
           IF order_.amount > budget_free[budget] THEN
             verdicts[order_.n] := 'l';
             available[order_.n] := GREATEST(budget_free[budget], 0);
           ELSE
-            free := free - order_.amount;
+            IF verdicts[order_.n] = 'p' THEN promo_free := promo_free - order_.amount;
+            ELSE free := free - order_.amount; END IF;
             IF budget IS NOT NULL THEN budget_free[budget] := budget_free[budget] - order_.amount; END IF;
           END IF;
         END IF;
       END LOOP;
     END IF;
     WITH opened AS (
-      INSERT INTO ledger.hold (id, acct, amount, streamed, created_ms, expires_ms, fingerprint, gateway, account, api_key, model, surface)
-        SELECT hold_ids[i], customer_accts[hold_accounts[i]], hold_amounts[i], hold_streamed[i], hold_created[i], hold_expires[i],
-               hold_fingerprints[i], in_gateway, accounts[hold_accounts[i]], hold_keys[i], hold_models[i], hold_surfaces[i]
-        FROM generate_series(1, holds) i WHERE verdicts[i] = 'o'
+      INSERT INTO ledger.hold (id, acct, amount, streamed, created_ms, expires_ms, fingerprint, gateway, account, api_key, model, surface, promo)
+        SELECT hold_ids[i],
+               CASE verdicts[i] WHEN 'p' THEN ledger.acct_of(12, accounts[hold_accounts[i]]) ELSE customer_accts[hold_accounts[i]] END,
+               hold_amounts[i], hold_streamed[i], hold_created[i], hold_expires[i], hold_fingerprints[i], in_gateway,
+               accounts[hold_accounts[i]], hold_keys[i], hold_models[i], hold_surfaces[i], verdicts[i] = 'p'
+        FROM generate_series(1, holds) i WHERE verdicts[i] IN ('o', 'p')
         RETURNING acct, amount, api_key
     ), budgeted AS (
       UPDATE ledger.key_budget b SET held = b.held + o.amount
@@ -491,7 +525,7 @@ BEGIN
     )
     UPDATE ledger.acct a SET held = a.held + o.amount
       FROM (SELECT acct, sum(amount)::bigint AS amount FROM opened GROUP BY acct) o WHERE a.id = o.acct;
-    held := replace(array_to_string(verdicts, ''), 'r', 'o');
+    held := translate(array_to_string(verdicts, ''), 'rq', 'op');
   END IF;
 END $$;
 
@@ -506,8 +540,9 @@ BEGIN
       WHERE id IN (SELECT id FROM ledger.hold WHERE expires_ms < in_now_ms ORDER BY expires_ms LIMIT in_limit)
       RETURNING *
   ), recorded AS (
-    INSERT INTO ledger.ended (id, acct, amount, state, streamed, created_ms, ended_ms, gateway, account, api_key, model, surface)
-      SELECT id, acct, amount, 3, streamed, created_ms, ledger.now_ms(), gateway, account, api_key, model, surface FROM closed
+    INSERT INTO ledger.ended (id, acct, amount, state, streamed, created_ms, ended_ms, gateway, account, api_key, model, surface, promo)
+      SELECT id, acct, amount, 3, streamed, created_ms, ledger.now_ms(), gateway, account, api_key, model, surface, promo
+        FROM closed
   ), budgeted AS (
     UPDATE ledger.key_budget b SET held = b.held - c.held
       FROM (SELECT api_key, sum(amount)::bigint AS held FROM closed GROUP BY api_key) c WHERE b.api_key = c.api_key
@@ -539,8 +574,61 @@ BEGIN
                       ARRAY[ledger.system_acct(1, 30), e.miner_acct], ARRAY[e.acct, e.acct],
                       ARRAY[from_protocol, in_amount - from_protocol], true);
   UPDATE ledger.ended SET refunded = refunded + in_amount WHERE id = in_request;
+  -- What comes back after its grant has expired expires at once.
+  IF e.promo THEN UPDATE ledger.promo_grant SET is_closed = false WHERE account = e.account AND is_closed; END IF;
   UPDATE ledger.key_budget SET spent = spent - in_amount WHERE api_key = e.api_key AND period_ms <= e.ended_ms;
   RETURN 'applied';
+END $$;
+
+-- Gives an account credit that nobody paid for. Returns applied | repeated | conflict (same id, other terms) | unknown_account.
+CREATE FUNCTION ledger.grant_promo(in_id text, in_account text, in_amount bigint, in_expires_ms bigint) RETURNS text
+LANGUAGE plpgsql AS $$
+DECLARE
+  known ledger.promo_grant;
+BEGIN
+  PERFORM ledger.take_turn();
+  SELECT * INTO known FROM ledger.promo_grant WHERE id = in_id;
+  IF FOUND THEN
+    RETURN CASE WHEN (known.account, known.amount, known.expires_ms) = (in_account, in_amount, in_expires_ms)
+      THEN 'repeated' ELSE 'conflict' END;
+  END IF;
+  IF ledger.acct_of(10, in_account) IS NULL THEN RETURN 'unknown_account'; END IF;
+  INSERT INTO ledger.acct (ledger, code, owner, guarded) VALUES (1, 12, in_account, true) ON CONFLICT DO NOTHING;
+  INSERT INTO ledger.promo_grant (id, account, amount, created_ms, expires_ms)
+    VALUES (in_id, in_account, in_amount, ledger.now_ms(), in_expires_ms);
+  PERFORM ledger.post('promo:' || in_id, 'promo', NULL, NULL, ARRAY[1]::smallint[], ARRAY[ledger.system_acct(1, 32)],
+                      ARRAY[ledger.acct_of(12, in_account)], ARRAY[in_amount]);
+  RETURN 'applied';
+END $$;
+
+-- Takes back what is left of grants that are past their time: what an account has beyond the grants that still run, as far
+-- as it is not held. A grant with held credit is looked at again. Returns how many grants were looked at.
+CREATE FUNCTION ledger.expire_promo(in_now_ms bigint, in_limit int) RETURNS int LANGUAGE plpgsql AS $$
+DECLARE
+  due record;
+  acct_ ledger.acct;
+  excess bigint;
+  taken bigint;
+  seen int := 0;
+BEGIN
+  PERFORM ledger.take_turn();
+  FOR due IN
+    SELECT id, account FROM ledger.promo_grant WHERE NOT is_closed AND expires_ms <= in_now_ms
+      ORDER BY expires_ms, id LIMIT in_limit
+  LOOP
+    seen := seen + 1;
+    SELECT * INTO acct_ FROM ledger.acct WHERE id = ledger.acct_of(12, due.account);
+    excess := acct_.credits - acct_.debits - COALESCE((
+      SELECT sum(amount) FROM ledger.promo_grant WHERE account = due.account AND expires_ms > in_now_ms), 0);
+    taken := GREATEST(LEAST(excess, acct_.credits - acct_.debits - acct_.held), 0);
+    IF taken > 0 THEN
+      -- Every expiry adds to the debits, so no two of an account have one cause.
+      PERFORM ledger.post(format('promo_expiry:%s:%s', due.account, acct_.debits), 'promo_expiry', NULL, NULL,
+                          ARRAY[1]::smallint[], ARRAY[acct_.id], ARRAY[ledger.system_acct(1, 32)], ARRAY[taken]);
+    END IF;
+    UPDATE ledger.promo_grant SET expired = expired + taken, is_closed = taken >= excess WHERE id = due.id;
+  END LOOP;
+  RETURN seen;
 END $$;
 
 -- Limits a key's spending, or changes its limit; what it has spent and holds counts. NULL removes the limit.
@@ -590,7 +678,7 @@ CREATE VIEW ledger.audit AS
   UNION ALL SELECT 4, 'accounts that differ from their transfers', count(*)
     FROM ledger.acct a LEFT JOIN moved m ON m.id = a.id
     WHERE a.credits <> COALESCE(m.credits, 0) OR a.debits <> COALESCE(m.debits, 0)
-       OR (a.code = 10 AND a.refunded <> COALESCE(m.refunded, 0))
+       OR (a.code IN (10, 12) AND a.refunded <> COALESCE(m.refunded, 0))
   UNION ALL SELECT 5, 'accounts that differ from their open holds', count(*)
     FROM ledger.acct a LEFT JOIN open o ON o.acct = a.id WHERE a.held <> COALESCE(o.amount, 0)
   UNION ALL SELECT 6, 'settled requests that differ from their transfers', count(*)
@@ -616,7 +704,8 @@ CREATE VIEW ledger.audit AS
     LEFT JOIN ledger.acct c ON c.id = t.credit AND c.ledger = t.ledger
     WHERE j.id IS NULL OR d.id IS NULL OR c.id IS NULL
   UNION ALL SELECT 13, 'requests of an account that is not their customer''s', count(*)
-    FROM ledger.request r LEFT JOIN ledger.acct a ON a.id = r.acct AND a.ledger = 1 AND a.code = 10 AND a.owner = r.account
+    FROM ledger.request r LEFT JOIN ledger.acct a ON a.id = r.acct AND a.ledger = 1 AND a.owner = r.account
+      AND a.code = CASE WHEN r.promo THEN 12 ELSE 10 END
     WHERE a.id IS NULL
   UNION ALL SELECT 14, 'requests that are open and ended', count(*) FROM ledger.hold h JOIN ledger.ended e ON e.id = h.id
   UNION ALL SELECT 15, 'settled requests without a leaf of their own', (
@@ -633,4 +722,16 @@ CREATE VIEW ledger.audit AS
     FROM ledger.key_budget b
     WHERE b.held <> (SELECT COALESCE(sum(amount), 0) FROM ledger.hold h WHERE h.api_key = b.api_key)
        OR b.spent <> (SELECT COALESCE(sum(charged - refunded), 0) FROM ledger.ended e
-                       WHERE e.api_key = b.api_key AND e.state = 1 AND e.ended_ms >= b.period_ms);
+                       WHERE e.api_key = b.api_key AND e.state = 1 AND e.ended_ms >= b.period_ms)
+  UNION ALL SELECT 18, 'promo requests that earn a miner something', count(*)
+    FROM ledger.ended WHERE promo AND miner_amount > 0
+  UNION ALL SELECT 19, 'accounts whose promo grants differ from their journals', count(*)
+    FROM (SELECT account, sum(amount) AS amount, sum(expired) AS expired FROM ledger.promo_grant GROUP BY account) g
+    FULL JOIN (
+      SELECT a.owner, COALESCE(sum(t.amount) FILTER (WHERE j.kind = 'promo'), 0) AS amount,
+             COALESCE(sum(t.amount) FILTER (WHERE j.kind = 'promo_expiry'), 0) AS expired
+        FROM ledger.journal j JOIN ledger.transfer t ON t.journal = j.id
+        JOIN ledger.acct a ON a.id = CASE j.kind WHEN 'promo' THEN t.credit ELSE t.debit END AND a.code = 12
+       WHERE j.kind IN ('promo', 'promo_expiry') GROUP BY 1
+    ) m ON m.owner = g.account
+    WHERE g.amount IS DISTINCT FROM m.amount OR g.expired IS DISTINCT FROM m.expired;

@@ -89,6 +89,7 @@ function dataOf(generation: RequestRecord) {
     miner: row?.hotkey ?? null,
     security: row?.security ?? null,
     mode: "attested",
+    promo: generation.promo,
     attempts: row?.attempts ?? null,
     usage_by_dimension: usage,
     usage_source: row?.source ?? null,

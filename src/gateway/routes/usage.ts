@@ -173,6 +173,7 @@ function rowOf(record: UsageRecord) {
     cost_usd: formatNano(record.chargedNusd),
     refunded_nusd: record.refundedNusd.toString(),
     refunded_usd: formatNano(record.refundedNusd),
+    promo: record.promo,
   };
 }
 
@@ -185,6 +186,7 @@ const COLUMNS = Object.keys(
     model: "",
     surface: "",
     streamed: false,
+    promo: false,
     apiKeyId: "",
     apiKeyLabel: undefined,
     chargedNusd: 0n,
