@@ -2,6 +2,8 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Command } from "commander";
+import type { AccountAdmin } from "./gateway/account-admin.ts";
+import type { AuditLine } from "./gateway/running-gateway.ts";
 import { processSettings } from "./runtime/logger.ts";
 import {
   ConfigError,
@@ -170,18 +172,90 @@ program
 
 /** Asks the gateway that runs on the data folder of a local network, or on its own. */
 async function auditRunning(folder: string): Promise<{ ok: boolean; lines: string[] } | undefined> {
-  const [{ auditRunningGateway }, { formatAudit }] = await Promise.all([
+  const [{ askRunningGateway, runningIn }, { formatAudit }] = await Promise.all([
     import("./gateway/running-gateway.ts"),
     import("./billing/audit.ts"),
   ]);
-  const rows =
-    (await auditRunningGateway(join(folder, "gateway"))) ?? (await auditRunningGateway(folder));
-  if (rows === undefined) return undefined;
+  const running = runningIn(join(folder, "gateway")) ?? runningIn(folder);
+  if (running === undefined) return undefined;
+  const { data: rows } = await askRunningGateway<{ data: AuditLine[] }>(running, "/ledger/audit");
   return {
     ok: rows.every((row) => row.ok),
     lines: formatAudit(rows.map((row) => ({ ...row, value: BigInt(row.value) }))),
   };
 }
+
+const accounts = program.command("accounts").description("manage customers' accounts");
+
+/** A command on the accounts of a running gateway, or of a stopped one's ledger. */
+function accountCommand(
+  usage: string,
+  description: string,
+  run: (accounts: AccountAdmin, args: readonly string[], options: Options) => Promise<string[]>,
+): Command {
+  const command = accounts
+    .command(usage)
+    .description(description)
+    .option("--data <dir>", "data folder of a local network or of a gateway")
+    .option("--database-url <url>", "Postgres of the gateway instead");
+  return command.action(async () => {
+    const { data, databaseUrl, ...options } = command.opts<Record<string, string | undefined>>();
+    if ((data === undefined) === (databaseUrl === undefined))
+      throw new ConfigError("say whose accounts: either --data DIR or --database-url URL");
+    const [{ withAccounts }, { runningIn }, { openLogger }] = await Promise.all([
+      import("./gateway/account-tools.ts"),
+      import("./gateway/running-gateway.ts"),
+      import("./runtime/logger.ts"),
+    ]);
+    const lines = await withAccounts(
+      {
+        running:
+          data === undefined ? undefined : (runningIn(join(data, "gateway")) ?? runningIn(data)),
+        directory: data === undefined ? undefined : ledgerFolderIn(data),
+        url: databaseUrl,
+        log: openLogger("accounts", "silent"),
+      },
+      async (admin) => await run(admin, command.args, options),
+    );
+    process.stdout.write(`${lines.join("\n")}\n`);
+  });
+}
+
+accountCommand("list", "print all accounts with their credit", async (admin) => {
+  const { accountLine } = await import("./gateway/account-tools.ts");
+  const lines: string[] = [];
+  for (;;) {
+    const { data, has_more } = await admin.list(String(lines.length));
+    lines.push(...data.map(accountLine));
+    if (!has_more) return lines.length === 0 ? ["there are no accounts yet"] : lines;
+  }
+});
+accountCommand("create <name>", "open an account; prints its keys, once", async (admin, [name]) =>
+  Object.entries(await admin.create(name)).map(
+    ([field, value]) => `${field}: ${value ?? "shown by POST /v1/deposits"}`,
+  ),
+);
+accountCommand(
+  "credit <account> <usd>",
+  "grant promo credit, which earns miners nothing",
+  async (admin, [account = "", usd], { id, expires }) => {
+    const granted = await admin.credit(account, { usd, id, expires_at: expires });
+    return [
+      `${granted.is_new ? "granted" : "was granted before"}: ${granted.amount_usd} USD to ${granted.account_id}, ` +
+        `until ${granted.expires_at}, as ${granted.grant_id}`,
+    ];
+  },
+)
+  .option("--id <id>", "names the grant: the same id is granted once (default: a new one)")
+  .option("--expires <date>", "when what is left of it is taken back (default: in 90 days)");
+for (const [name, disabled, description] of [
+  ["disable", true, "refuse all keys of an account; its money stays"],
+  ["enable", false, "take the keys of an account again"],
+] as const)
+  accountCommand(`${name} <account>`, description, async (admin, [account = ""]) => {
+    const { accountLine } = await import("./gateway/account-tools.ts");
+    return [accountLine(await admin.setDisabled(account, disabled))];
+  });
 
 /** The embedded ledger below the data folder of a local network, or of a gateway, or the folder itself. */
 function ledgerFolderIn(folder: string): string {

@@ -51,6 +51,85 @@ export async function createAccount(
   });
 }
 
+/** An account as its operator sees it. */
+export interface AccountRecord {
+  readonly id: AccountId;
+  readonly index: number;
+  readonly name: string;
+  readonly createdMs: number;
+  readonly disabled: boolean;
+  readonly keys: number;
+  /** Nano-USD, with promo credit. */
+  readonly postedNusd: bigint;
+  /** The part of it that is promo credit. */
+  readonly promoNusd: bigint;
+  /** What is held of both. */
+  readonly heldNusd: bigint;
+}
+
+/** Accounts that one listing returns. */
+export const ACCOUNTS_LISTED_MAX = 100;
+
+interface AccountRow {
+  readonly id: AccountId;
+  readonly index: number;
+  readonly name: string;
+  readonly created_ms: bigint;
+  readonly is_disabled: boolean;
+  readonly keys: bigint;
+  readonly posted: bigint;
+  readonly promo: bigint;
+  readonly held: bigint;
+}
+
+const SELECT_ACCOUNT = `SELECT a.id, a.index, a.name, a.created_ms, a.is_disabled,
+    (SELECT count(*) FROM ledger.api_key k WHERE k.account = a.id) AS keys,
+    c.credits - c.debits AS posted, COALESCE(p.credits - p.debits, 0) AS promo, c.held + COALESCE(p.held, 0) AS held
+  FROM ledger.account a
+  JOIN ledger.acct c ON c.ledger = 1 AND c.code = 10 AND c.owner = a.id
+  LEFT JOIN ledger.acct p ON p.ledger = 1 AND p.code = 12 AND p.owner = a.id`;
+
+function accountOf(row: AccountRow): AccountRecord {
+  return {
+    id: row.id,
+    index: row.index,
+    name: row.name,
+    createdMs: Number(row.created_ms),
+    disabled: row.is_disabled,
+    keys: Number(row.keys),
+    postedNusd: row.posted + row.promo,
+    promoNusd: row.promo,
+    heldNusd: row.held,
+  };
+}
+
+/** All accounts, oldest first, at most 100 from `offset`. */
+export async function listAccounts(database: Queryable, offset: number): Promise<AccountRecord[]> {
+  const rows = await database.query<AccountRow>(
+    `${SELECT_ACCOUNT} ORDER BY a.index LIMIT $1 OFFSET $2`,
+    [BigInt(ACCOUNTS_LISTED_MAX), BigInt(offset)],
+  );
+  return rows.map(accountOf);
+}
+
+/** @returns undefined if there is no such account. */
+export async function findAccount(
+  database: Queryable,
+  id: AccountId,
+): Promise<AccountRecord | undefined> {
+  const [row] = await database.query<AccountRow>(`${SELECT_ACCOUNT} WHERE a.id = $1`, [id]);
+  return row === undefined ? undefined : accountOf(row);
+}
+
+/** Refuses all keys of an account, or takes them again; gateways notice within seconds. Its money stays, also what comes in. */
+export async function setAccountDisabled(
+  database: Queryable,
+  id: AccountId,
+  disabled: boolean,
+): Promise<void> {
+  await database.query("UPDATE ledger.account SET is_disabled = $2 WHERE id = $1", [id, disabled]);
+}
+
 /** Makes a key. It is returned once; the database keeps its hash only. */
 export async function createApiKey(
   database: Queryable,
@@ -132,7 +211,8 @@ export async function deleteApiKey(database: Database, id: string): Promise<void
   });
 }
 
-const SELECT_KEY = `SELECT k.id, k.account, a.index, k.label, k.is_disabled, k.is_management, k.created_ms, k.updated_ms, k.expires_ms
+// A key of a disabled account is as good as disabled.
+const SELECT_KEY = `SELECT k.id, k.account, a.index, k.label, k.is_disabled OR a.is_disabled AS is_disabled, k.is_management, k.created_ms, k.updated_ms, k.expires_ms
   FROM ledger.api_key k JOIN ledger.account a ON a.id = k.account`;
 
 interface ApiKeyRow {

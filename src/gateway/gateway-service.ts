@@ -2,7 +2,7 @@ import { createHmac } from "node:crypto";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import type { Policy } from "../attestation/policy.ts";
-import { budgetOf, createAccount, createApiKey, findApiKey } from "../billing/accounts.ts";
+import { budgetOf, findApiKey } from "../billing/accounts.ts";
 import { auditLedger } from "../billing/audit.ts";
 import { createDepositQuote, listQuoteUses, openQuoteOf } from "../billing/deposit-quotes.ts";
 import { listDeposits, openDepositScanner } from "../billing/deposits.ts";
@@ -22,6 +22,7 @@ import type { Logger } from "../runtime/logger.ts";
 import type { Registry } from "../runtime/metrics.ts";
 import { type Closable, closeAll } from "../runtime/shutdown.ts";
 import { openUsageLogWriter } from "../usage-log/writer.ts";
+import { accountAdmin } from "./account-admin.ts";
 import { buildGateway } from "./app.ts";
 import { type ApiKey, authenticator } from "./auth.ts";
 import { claimsSigner } from "./claims-signer.ts";
@@ -250,17 +251,7 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
       rateLimit: rateLimiter({ perSecond, burst: Math.max(1, perSecond * BURST_SECONDS) }),
       admit,
       serve,
-      createAccount: async (name) => {
-        const { id, index } = await createAccount(database, { name });
-        const apiKey = await createApiKey(database, id, { label: name, management: false });
-        const managementKey = await createApiKey(database, id, { label: name, management: true });
-        return {
-          id,
-          apiKey: apiKey.key,
-          managementKey: managementKey.key,
-          depositAddress: chain.depositAddressOf(index),
-        };
-      },
+      accounts: accountAdmin(database, nowMs, (index) => chain.depositAddressOf(index)),
       balanceOf: (account) => ledger.balance(account),
       promoBalanceOf: (account) => promoBalanceOf(database, account),
       depositAddressOf: (index) => chain.depositAddressOf(index),

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import type { Closable } from "../runtime/shutdown.ts";
 
 /** What a running gateway leaves in its data folder, for the operator's own tools on the same machine. */
-interface RunningGateway {
+export interface RunningGateway {
   readonly pid: number;
   readonly url: string;
   /** An operator's key that is good for this run only. */
@@ -12,7 +12,7 @@ interface RunningGateway {
 }
 
 const FILE = "running.json";
-const AUDIT_TIMEOUT_MS = 60_000;
+const ANSWER_TIMEOUT_MS = 60_000;
 
 /** A key for `announceRunning`. */
 export function newRunKey(): string {
@@ -36,26 +36,34 @@ export interface AuditLine {
 }
 
 /**
- * Asks the gateway that runs on `directory` to audit its ledger; an embedded database has one user at a time.
+ * Asks a gateway as its operator. Tools cannot go round it: an embedded database has one user at a time.
  *
- * @returns undefined when none runs there.
- * @throws Error when it runs and does not answer.
+ * @param path below `/v1`.
+ * @returns the JSON of the answer; its type is the caller's promise.
+ * @throws Error with the gateway's own words when it refuses, or when it does not answer.
  */
-export async function auditRunningGateway(
-  directory: string,
-): Promise<readonly AuditLine[] | undefined> {
-  const running = runningIn(directory);
-  if (running === undefined) return undefined;
-  const response = await fetch(`${running.url}/v1/ledger/audit`, {
+export async function askRunningGateway<Answer>(
+  running: RunningGateway,
+  path: string,
+  { method = "GET", body }: { readonly method?: string; readonly body?: object } = {},
+): Promise<Answer> {
+  const response = await fetch(`${running.url}/v1${path}`, {
+    method,
     headers: { authorization: `Bearer ${running.key}` },
-    signal: AbortSignal.timeout(AUDIT_TIMEOUT_MS),
+    signal: AbortSignal.timeout(ANSWER_TIMEOUT_MS),
+    ...(body === undefined ? {} : { body: JSON.stringify(body) }),
   });
-  if (!response.ok) throw new Error(`the gateway at ${running.url} answered ${response.status}`);
-  const { data } = (await response.json()) as { data: AuditLine[] };
-  return data;
+  if (response.ok) return (await response.json()) as Answer;
+  const said = (await response.json().catch(() => undefined)) as
+    | { readonly error?: { readonly message?: string } }
+    | undefined;
+  throw new Error(
+    said?.error?.message ?? `the gateway at ${running.url} answered ${response.status}`,
+  );
 }
 
-function runningIn(directory: string): RunningGateway | undefined {
+/** The gateway that runs on a data folder. @returns undefined when none does. */
+export function runningIn(directory: string): RunningGateway | undefined {
   try {
     const running = JSON.parse(readFileSync(join(directory, FILE), "utf8")) as RunningGateway;
     // Signal 0 only asks whether the process exists: the file of one that was killed is left behind.

@@ -41,10 +41,28 @@ test("a second start goes on with the same keys, miners, balance and chain; the 
     maxRetries: 0,
   });
   await openai.chat.completions.create({ model: "openai/gpt-5-mini", messages: hello });
+  // Credit that is granted while it runs is on the list of the stopped network.
+  const accounts = async (...args: string[]): Promise<string> => {
+    const data = join(first.directory, "data");
+    const { code, stdout, stderr } = await cliResult(["accounts", ...args, "--data", data]);
+    assert.equal(code, 0, stderr);
+    return stdout;
+  };
+  const made = await postJson<{ account_id: string }>(
+    `${first.ready.base_url}/accounts`,
+    first.ready.admin_key,
+    { name: "partner" },
+  );
+  const partner = made.body.account_id;
+  assert.match(await accounts("credit", partner, "2.5"), /^granted: 2\.5 USD/);
   const before = await creditsOf(first);
   await audit(first.directory);
   assert.equal(await first.stop("SIGINT"), 0, first.output());
   await audit(first.directory);
+  assert.match(
+    await accounts("list"),
+    new RegExp(`^${partner}  enabled   "partner"  credit 2\\.5 USD  of it promo 2\\.5 USD`, "m"),
+  );
 
   const second = await startLocal({ directory: first.directory });
   try {

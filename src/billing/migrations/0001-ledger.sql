@@ -84,6 +84,7 @@ CREATE TABLE ledger.account (
   index int NOT NULL GENERATED ALWAYS AS IDENTITY UNIQUE, -- names its deposit address
   name text NOT NULL,
   created_ms bigint NOT NULL,
+  is_disabled boolean NOT NULL DEFAULT false, -- all its keys are refused; its money stays
   is_watched boolean NOT NULL DEFAULT false -- its deposit address is in deposit_address
 );
 CREATE INDEX account_unwatched ON ledger.account (index) WHERE NOT is_watched;

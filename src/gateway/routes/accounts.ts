@@ -1,52 +1,55 @@
 import type { FastifyInstance } from "fastify";
 import { RouterError } from "../../core/errors.ts";
-import type { AccountId } from "../../core/ids.ts";
+import type { AccountAdmin } from "../account-admin.ts";
 import type { Authenticator } from "../auth.ts";
-
-/** Longest account name, in characters. */
-const NAME_CHARS_MAX = 100;
 
 export interface AccountDeps {
   readonly auth: Authenticator;
-  /** Makes an account with its first API key and a management key, which are never shown again. */
-  readonly createAccount: (name: string) => Promise<{
-    readonly id: AccountId;
-    readonly apiKey: string;
-    readonly managementKey: string;
-    readonly depositAddress: string;
-  }>;
+  readonly accounts: AccountAdmin;
 }
 
-/** `POST /accounts`, for the operator. */
-export function accountRoutes(app: FastifyInstance, deps: AccountDeps): void {
+type Params = { Params: { account: string } };
+
+/**
+ * `GET, POST /accounts`, `GET, PATCH /accounts/{id}` and `POST /accounts/{id}/credits`, for the operator. Answers are those
+ * of `AccountAdmin`.
+ */
+export function accountRoutes(app: FastifyInstance, { auth, accounts }: AccountDeps): void {
+  app.get<{ Querystring: { offset?: unknown } }>("/accounts", async (request) => {
+    auth.requireAdmin(request.raw.headers);
+    return await accounts.list(request.query.offset);
+  });
   app.post("/accounts", async (request, reply) => {
-    deps.auth.requireAdmin(request.raw.headers);
-    const { id, apiKey, managementKey, depositAddress } = await deps.createAccount(
-      nameOf(request.body),
-    );
+    auth.requireAdmin(request.raw.headers);
+    const made = await accounts.create(fieldsOf(request.body)["name"]);
     reply.code(201);
-    return {
-      account_id: id,
-      api_key: apiKey,
-      management_key: managementKey,
-      deposit_address: depositAddress,
-    };
+    return made;
+  });
+  app.get<Params>("/accounts/:account", async (request) => {
+    auth.requireAdmin(request.raw.headers);
+    return { data: await accounts.show(request.params.account) };
+  });
+  app.patch<Params>("/accounts/:account", async (request) => {
+    auth.requireAdmin(request.raw.headers);
+    const { disabled } = fieldsOf(request.body);
+    return { data: await accounts.setDisabled(request.params.account, disabled) };
+  });
+  app.post<Params>("/accounts/:account/credits", async (request, reply) => {
+    auth.requireAdmin(request.raw.headers);
+    const granted = await accounts.credit(request.params.account, fieldsOf(request.body));
+    reply.code(granted.is_new ? 201 : 200);
+    return { data: granted };
   });
 }
 
-function nameOf(body: unknown): string {
+function fieldsOf(body: unknown): Readonly<Record<string, unknown>> {
   let json: unknown;
   try {
     json = Buffer.isBuffer(body) ? JSON.parse(body.toString("utf8")) : undefined;
   } catch (cause) {
     throw new RouterError("invalid_json", "The request body is not JSON.", { cause });
   }
-  const name = typeof json === "object" && json !== null ? (json as { name?: unknown }).name : "";
-  if (typeof name !== "string" || name.trim() === "" || name.length > NAME_CHARS_MAX)
-    throw new RouterError(
-      "invalid_request",
-      `name must be a text of 1 to ${NAME_CHARS_MAX} characters.`,
-      { details: { param: "name" } },
-    );
-  return name.trim();
+  if (typeof json !== "object" || json === null || Array.isArray(json))
+    throw new RouterError("invalid_json", "The request body is not a JSON object.");
+  return json as Record<string, unknown>;
 }
