@@ -25,6 +25,7 @@ import { type ModelDeps, modelRoutes } from "./routes/models.ts";
 import { type NetworkDeps, networkRoutes } from "./routes/network.ts";
 import { type OperationDeps, operationRoutes } from "./routes/operations.ts";
 import { type PriceDeps, priceRoutes } from "./routes/price.ts";
+import { type StatementDeps, statementRoutes } from "./routes/statements.ts";
 import { type UsageDeps, usageRoutes } from "./routes/usage.ts";
 
 /** Time a client has to send a whole request, in milliseconds. */
@@ -52,6 +53,7 @@ export interface GatewayDeps
     NetworkDeps,
     OperationDeps,
     PriceDeps,
+    StatementDeps,
     UsageDeps {
   readonly log: Logger;
   readonly headerBytesMax: number;
@@ -94,6 +96,7 @@ export function buildGateway(deps: GatewayDeps): FastifyInstance {
       modelRoutes,
       networkRoutes,
       priceRoutes,
+      statementRoutes,
       usageRoutes,
     ])
       app.register(async (scope) => routes(scope, deps), { prefix });

@@ -10,6 +10,7 @@ import type { Ledger } from "../billing/ledger.ts";
 import type { TaoPrice } from "../billing/price.ts";
 import { listTicks } from "../billing/price-ticks.ts";
 import { expirePromo, promoBalanceOf } from "../billing/promo.ts";
+import { drawStatement } from "../billing/statements.ts";
 import { readUsage, usageByDay } from "../billing/usage-records.ts";
 import { encodeAnnouncement } from "../core/commitment.ts";
 import { RouterError } from "../core/errors.ts";
@@ -280,6 +281,7 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
       enterReport: reportSlots(),
       usageOf: (account, period, after) => readUsage(database, account, period, after),
       usageByDay: (account, period) => usageByDay(database, account, period),
+      statementOf: (account, period) => drawStatement(database, account, period),
       keys: keyStore(database),
       budgetOfKey: (keyId) => budgetOf(database, keyId),
       logDirectory,

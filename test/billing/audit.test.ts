@@ -134,6 +134,11 @@ const DAMAGES: readonly {
     damage: () => `UPDATE ledger.promo_grant SET ${change}`,
     broken: ["accounts whose promo grants differ from their journals"],
   })),
+  ...["NULL", "'another'"].map((customer) => ({
+    damage: () => `ALTER TABLE ledger.journal DISABLE TRIGGER append_only;
+      UPDATE ledger.journal SET customer = ${customer} WHERE kind = 'promo'`,
+    broken: ["journals that name another customer than their transfers"],
+  })),
   {
     damage: () => "DELETE FROM ledger.promo_grant",
     broken: ["accounts whose promo grants differ from their journals"],

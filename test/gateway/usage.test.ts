@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { apiKeyIdOf } from "../../src/billing/accounts.ts";
+import { grantPromo } from "../../src/billing/promo.ts";
 import { readUsage } from "../../src/billing/usage-records.ts";
 import { type AccountId, generationIdOf, type RequestId } from "../../src/core/ids.ts";
 import { nanoUsd } from "../../src/core/money.ts";
@@ -252,4 +253,66 @@ test("the activity sums the last 30 completed days by day and model, in OpenRout
     const { status } = await gateway.get(`/v1/activity?date=${date}`, customer.apiKey);
     assert.equal(status, 400, date);
   }
+});
+
+test("the monthly statement shows what happened to the account's credit, as JSON and as CSV", async (t) => {
+  const gateway = await openTestGateway(t, testNetwork());
+  const customer = await gateway.customer(1_000n);
+  const request = await charge(gateway, customer, { amount: 300n });
+  await gateway.ledger.refund(request, 0, nanoUsd(20n));
+  await grantPromo(gateway.database, {
+    id: "statement",
+    account: customer.account,
+    amount: nanoUsd(2_000_000_000n),
+    expiresMs: Date.now() + DAY_MS,
+  });
+  const month = new Date().toISOString().slice(0, "YYYY-MM".length);
+  const { status, json } = await gateway.get(`/v1/statements/${month}`, customer.apiKey);
+  assert.equal(status, 200, JSON.stringify(json));
+  const { data } = json as { data: Record<string, unknown> };
+  assert.deepEqual(
+    Object.fromEntries(Object.entries(data).filter(([name]) => name.endsWith("_nusd"))),
+    {
+      opening_nusd: "0",
+      deposits_nusd: "1000",
+      charges_nusd: "300",
+      refunds_nusd: "20",
+      promo_granted_nusd: "2000000000",
+      promo_expired_nusd: "0",
+      other_nusd: "0",
+      closing_nusd: "2000000720",
+    },
+  );
+  assert.equal(data["closing_usd"], "2.00000072");
+  assert.equal(data["is_final"], false);
+  assert.deepEqual(data["charges"], [
+    {
+      model: "openai/gpt-5-mini",
+      requests: 1,
+      amount_nusd: "300",
+      amount_usd: "0.0000003",
+      promo_nusd: "0",
+      promo_usd: "0",
+    },
+  ]);
+  const answer = await fetch(`${gateway.url}/v1/statements/${month}?format=csv`, {
+    headers: { authorization: `Bearer ${customer.apiKey}` },
+  });
+  assert.match(answer.headers.get("content-disposition") ?? "", /statement-\d{4}-\d{2}\.csv/);
+  const [head, ...lines] = (await answer.text()).trimEnd().split("\r\n");
+  const columns = head?.split(",") ?? [];
+  const amount = (line: string, column: string): bigint =>
+    BigInt(line.split(",")[columns.indexOf(column)] ?? "");
+  const net = (line: string): bigint => amount(line, "credit_nusd") - amount(line, "debit_nusd");
+  const closing = lines.pop() ?? "";
+  assert.match(closing, /^closing balance,/);
+  assert.equal(
+    lines.reduce((sum, line) => sum + net(line), 0n),
+    net(closing),
+  );
+  assert(lines.includes("charge,,openai/gpt-5-mini,1,,,,300,,0.0000003"), lines.join("\n"));
+
+  for (const path of ["2026-13", "2024-12", "2100-01", "now", `${month}?format=pdf`])
+    assert.equal((await gateway.get(`/v1/statements/${path}`, customer.apiKey)).status, 400, path);
+  assert.equal((await gateway.get(`/v1/statements/${month}`)).status, 401);
 });

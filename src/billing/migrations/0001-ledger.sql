@@ -56,8 +56,10 @@ CREATE TABLE ledger.journal (
   cause text CHECK ((kind = 'settle') = (cause IS NULL)),
   epoch int,
   at timestamptz NOT NULL DEFAULT now(),
-  meta jsonb
+  meta jsonb,
+  customer text -- whose credit it moves, for statements; NULL also for settlements, which their requests lead to
 );
+CREATE INDEX journal_customer ON ledger.journal (customer, at) WHERE customer IS NOT NULL;
 
 CREATE TABLE ledger.transfer (
   journal uuid NOT NULL,
@@ -279,10 +281,15 @@ CREATE FUNCTION ledger.post(
   in_cause text, in_kind text, in_epoch int, in_meta jsonb,
   in_ledgers smallint[], in_debits bigint[], in_credits bigint[], in_amounts bigint[], is_refund boolean DEFAULT false
 ) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+  -- Null when it is about nobody; more than one would leave a statement short, and is refused.
+  customers text[] := ARRAY(SELECT DISTINCT owner FROM ledger.acct
+                             WHERE id = ANY (in_debits || in_credits) AND ledger = 1 AND code IN (10, 12));
 BEGIN
   PERFORM ledger.take_turn();
-  INSERT INTO ledger.journal (id, kind, cause, epoch, meta)
-    VALUES (ledger.journal_id(in_cause), in_kind, in_cause, in_epoch, in_meta) ON CONFLICT DO NOTHING;
+  IF cardinality(customers) > 1 THEN RAISE EXCEPTION 'a journal of several customers' USING ERRCODE = 'check_violation'; END IF;
+  INSERT INTO ledger.journal (id, kind, cause, epoch, meta, customer)
+    VALUES (ledger.journal_id(in_cause), in_kind, in_cause, in_epoch, in_meta, customers[1]) ON CONFLICT DO NOTHING;
   IF NOT FOUND THEN RETURN false; END IF;
   IF EXISTS (
     SELECT FROM unnest(in_ledgers || in_ledgers, in_debits || in_credits) AS u (ledger, id)
@@ -735,4 +742,10 @@ CREATE VIEW ledger.audit AS
         JOIN ledger.acct a ON a.id = CASE j.kind WHEN 'promo' THEN t.credit ELSE t.debit END AND a.code = 12
        WHERE j.kind IN ('promo', 'promo_expiry') GROUP BY 1
     ) m ON m.owner = g.account
-    WHERE g.amount IS DISTINCT FROM m.amount OR g.expired IS DISTINCT FROM m.expired;
+    WHERE g.amount IS DISTINCT FROM m.amount OR g.expired IS DISTINCT FROM m.expired
+  UNION ALL SELECT 20, 'journals that name another customer than their transfers', count(*)
+    FROM ledger.journal j LEFT JOIN (
+      SELECT t.journal, min(a.owner) AS owner FROM ledger.transfer t
+        JOIN ledger.acct a ON a.id IN (t.debit, t.credit) AND a.ledger = 1 AND a.code IN (10, 12) GROUP BY 1
+    ) m ON m.journal = j.id
+    WHERE j.kind <> 'settle' AND j.customer IS DISTINCT FROM m.owner;
