@@ -94,18 +94,6 @@ const MUTANTS: readonly Mutant[] = [
     to: "AND budget_keys IS NULL",
   },
   {
-    name: "promo credit expires that is held",
-    in: "expire_promo",
-    from: "LEAST(excess, acct_.credits - acct_.debits - acct_.held)",
-    to: "excess",
-  },
-  {
-    name: "promo credit expires of grants that still run",
-    in: "expire_promo",
-    from: "AND expires_ms > in_now_ms), 0)",
-    to: "AND expires_ms < 0), 0)",
-  },
-  {
     name: "a repeated hold is refused",
     in: "apply_batch",
     from: "WHEN order_.is_same THEN CASE WHEN order_.was_promo THEN 'q' ELSE 'r' END ELSE 'c' END",
