@@ -44,6 +44,13 @@ export const gatewaySettings = {
     secret: true,
     parse: text,
   },
+  redisUrl: {
+    env: "REDIS_URL",
+    help: "Redis that several gateways share for rate limits and jobs, redis://… or rediss://…",
+    optional: true,
+    secret: true,
+    parse: text,
+  },
   chain: {
     env: "DAYBREAK_GATEWAY_CHAIN",
     help: "WebSocket URL of a Subtensor node",

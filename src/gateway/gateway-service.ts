@@ -31,7 +31,7 @@ import { type DirectoryChain, openMinerDirectory } from "./miner-directory.ts";
 import { minerRouter } from "./miner-router.ts";
 import { modelList } from "./model-list.ts";
 import { quoteBook } from "./quote-book.ts";
-import { rateLimiter } from "./rate-limit.ts";
+import { localRateLimiter, type RateLimit, type RateLimiter } from "./rate-limit.ts";
 import { openRecovery } from "./recover-requests.ts";
 import { announceRunning, newRunKey } from "./running-gateway.ts";
 import { requestServer } from "./serve-request.ts";
@@ -84,6 +84,8 @@ export interface GatewayParts {
   /** Hotkey of the gateway's operator: the subnet owner's. */
   readonly hotkey: Hotkey;
   readonly rate: RateSource;
+  /** Where requests of a key are counted; default: in this process. */
+  readonly rateLimiterOf?: ((limit: RateLimit) => RateLimiter) | undefined;
   readonly log: Logger;
 }
 
@@ -227,7 +229,10 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
       bodyBytesMax: config.bodyBytesMax,
       headerBytesMax: config.headerBytesMax,
       auth: authenticator((hash) => findApiKey(database, hash), [parts.adminKey, runKey]),
-      rateLimit: rateLimiter({ perSecond, burst: Math.max(1, perSecond * BURST_SECONDS) }),
+      rateLimit: (parts.rateLimiterOf ?? localRateLimiter)({
+        perSecond,
+        burst: Math.max(1, perSecond * BURST_SECONDS),
+      }),
       admit,
       serve,
       createAccount: async (name) => {

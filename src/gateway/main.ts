@@ -9,11 +9,13 @@ import type { Hotkey, Netuid } from "../core/ids.ts";
 import { openDatabase } from "../runtime/database.ts";
 import type { Logger } from "../runtime/logger.ts";
 import { Registry } from "../runtime/metrics.ts";
+import { openRedis } from "../runtime/redis.ts";
 import { ConfigError } from "../runtime/settings.ts";
 import { type Closable, closeAll } from "../runtime/shutdown.ts";
 import type { GatewayConfig } from "./config.ts";
 import { type GatewayChain, type GatewayService, openGatewayService } from "./gateway-service.ts";
 import { loadAdminKey, loadSigningKey, readSecretFile } from "./key-files.ts";
+import { sharedRateLimiter } from "./shared-rate-limit.ts";
 
 const CHAIN_CONNECT_TIMEOUT_MS = 15_000;
 
@@ -45,6 +47,8 @@ export async function openGateway(config: GatewayConfig, log: Logger): Promise<G
       log,
     });
     opened.push(database);
+    const redis = config.redisUrl === undefined ? undefined : openRedis(config.redisUrl, log);
+    if (redis !== undefined) opened.push(redis);
     const metrics = new Registry();
     const ledger = await openLedger({ database, gateway: signingKey.kid, log, metrics });
     opened.push(ledger);
@@ -59,6 +63,8 @@ export async function openGateway(config: GatewayConfig, log: Logger): Promise<G
       adminKey,
       hotkey: hotkey.address as Hotkey,
       rate,
+      rateLimiterOf:
+        redis === undefined ? undefined : (limit) => sharedRateLimiter(redis, limit, log),
       log,
     });
     opened.push(service);
