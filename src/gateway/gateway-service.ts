@@ -14,18 +14,27 @@ import type { SigningKey } from "../core/jws.ts";
 import { modelOf } from "../core/models.ts";
 import { formatNano, type Rao } from "../core/money.ts";
 import type { Database } from "../runtime/database.ts";
+import { migrateJobs } from "../runtime/job-outbox.ts";
+import { type Jobs, type OpenDispatcher, openJobs } from "../runtime/jobs.ts";
 import type { Logger } from "../runtime/logger.ts";
 import type { Registry } from "../runtime/metrics.ts";
 import { type Closable, closeAll } from "../runtime/shutdown.ts";
+import type { SideKind } from "../usage-log/side-file.ts";
 import { openUsageLogWriter } from "../usage-log/writer.ts";
 import { buildGateway } from "./app.ts";
 import { authenticator } from "./auth.ts";
 import { claimsSigner } from "./claims-signer.ts";
 import type { GatewayConfig } from "./config.ts";
 import { gatewayMetrics } from "./gateway-metrics.ts";
+import { openGatewayRun } from "./gateway-run.ts";
 import { keyUsageReader } from "./key-usage.ts";
 import { leafWriter, payerTags } from "./log-leaf.ts";
-import { type LogChain, type LogPublisher, openLogPublisher } from "./log-publisher.ts";
+import {
+  type LogChain,
+  type LogPublisher,
+  logRootQueue,
+  openLogPublisher,
+} from "./log-publisher.ts";
 import { memoryBudget } from "./memory-budget.ts";
 import { type DirectoryChain, openMinerDirectory } from "./miner-directory.ts";
 import { minerRouter } from "./miner-router.ts";
@@ -36,6 +45,7 @@ import { openRecovery } from "./recover-requests.ts";
 import { announceRunning, newRunKey } from "./running-gateway.ts";
 import { requestServer } from "./serve-request.ts";
 import { settler } from "./settle-request.ts";
+import { logEnds, migrateGateway, sideStore } from "./shared-log.ts";
 import { sideFiles } from "./side-files.ts";
 import { openValidatorReports, type ReportChain } from "./validator-reports.ts";
 
@@ -86,6 +96,8 @@ export interface GatewayParts {
   readonly rate: RateSource;
   /** Where requests of a key are counted; default: in this process. */
   readonly rateLimiterOf?: ((limit: RateLimit) => RateLimiter) | undefined;
+  /** Hands jobs out to several gateways; without one, each does those that it finds. */
+  readonly openDispatcher?: OpenDispatcher | undefined;
   readonly log: Logger;
 }
 
@@ -110,12 +122,22 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
   let onIdle: (() => void) | undefined;
 
   try {
+    await migrateJobs(database);
+    await migrateGateway(database);
+    const run = await openGatewayRun(database, signingKey.kid, log);
+    opened.push(run);
+    // An embedded database has one process, whose folder has everything.
+    const shared = database.kind === "postgres" ? sideStore(database, signingKey.kid) : undefined;
     const writer = await openUsageLogWriter({
       directory: logDirectory,
       origin: logOriginOf(parts),
       key: signingKey,
     });
-    const side = sideFiles(logDirectory);
+    const side = sideFiles(logDirectory, shared);
+    const keepSide = async (kind: SideKind, name: string, json: string): Promise<void> => {
+      await writer.putSide(kind, name, json);
+      await shared?.put(kind, name, json);
+    };
     const quotes = quoteBook({
       verifySignature: (message, signature, hotkey) =>
         chain.directory.verifySr25519(message, signature, chain.directory.publicKeyHexOf(hotkey)),
@@ -129,8 +151,7 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
       policy: parts.policy,
       allowPrivate: config.allowPrivateRelays,
       acceptQuotes: (entry, body) => router.acceptQuotes(entry, body),
-      keepEvidence: ({ enclave, evidenceJson }) =>
-        writer.putSide("evidence", enclave, evidenceJson),
+      keepEvidence: ({ enclave, evidenceJson }) => keepSide("evidence", enclave, evidenceJson),
       log,
       nowMs,
     });
@@ -138,7 +159,7 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
     const router = minerRouter({
       directory,
       quotes,
-      keepQuote: (hash, quote) => writer.putSide("quote", hash, JSON.stringify(quote)),
+      keepQuote: (hash, quote) => keepSide("quote", hash, JSON.stringify(quote)),
       markupBps: config.markupBps,
       log,
       nowMs,
@@ -233,6 +254,7 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
         perSecond,
         burst: Math.max(1, perSecond * BURST_SECONDS),
       }),
+      run: run.tag,
       admit,
       serve,
       createAccount: async (name) => {
@@ -254,6 +276,7 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
         })),
       usageOfKey: keyUsageReader(database, nowMs),
       logDirectory,
+      sideFile: async (kind, name) => await shared?.get(kind, name),
       modelList: () => modelList(router.listedModels(), config.markupBps),
       networkReport: () => reports.latest(),
       miners: () => router.miners(),
@@ -281,9 +304,12 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
 
     opened.push(announceRunning(config.data, `http://${host}:${port}`, runKey));
 
+    let jobs: Jobs | undefined;
     publisher = await openLogPublisher({
       ledger,
       writer,
+      ends: logEnds(database, signingKey.kid),
+      rootDue: () => jobs?.wake(),
       chain: chain.log,
       announcement: encodeAnnouncement({
         kind: "gateway",
@@ -294,6 +320,14 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
       log,
     });
     opened.push(publisher);
+    jobs = await openJobs({
+      database,
+      queues: [logRootQueue(publisher)],
+      openDispatcher: parts.openDispatcher,
+      log,
+      metrics: parts.metrics,
+    });
+    opened.push(jobs);
     opened.push(
       await openDepositScanner({
         database,
@@ -308,6 +342,7 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
       openRecovery({
         openHolds: () => ledger.openHolds(),
         isLive: (request) => settle.isLive(request),
+        othersAlive: () => run.others(),
         ledger,
         relays: () => ({
           known: directory.known(),

@@ -6,7 +6,9 @@ import { fixedRate } from "../billing/price.ts";
 import { deriveDepositAddress, keypairOf, publicKeyHexOf, verifySr25519 } from "../chain/keys.ts";
 import { openSubtensor, type Subtensor } from "../chain/subtensor.ts";
 import type { Hotkey, Netuid } from "../core/ids.ts";
+import { bullmqOnPostgres, bullmqOnRedis } from "../runtime/bullmq.ts";
 import { openDatabase } from "../runtime/database.ts";
+import type { OpenDispatcher } from "../runtime/jobs.ts";
 import type { Logger } from "../runtime/logger.ts";
 import { Registry } from "../runtime/metrics.ts";
 import { openRedis } from "../runtime/redis.ts";
@@ -65,6 +67,7 @@ export async function openGateway(config: GatewayConfig, log: Logger): Promise<G
       rate,
       rateLimiterOf:
         redis === undefined ? undefined : (limit) => sharedRateLimiter(redis, limit, log),
+      openDispatcher: dispatcherOf(config, log),
       log,
     });
     opened.push(service);
@@ -75,6 +78,12 @@ export async function openGateway(config: GatewayConfig, log: Logger): Promise<G
     await closeAll(opened);
     throw error;
   }
+}
+
+/** Who hands jobs out: Redis, or else Postgres; the one process of an embedded database needs nobody. */
+function dispatcherOf(config: GatewayConfig, log: Logger): OpenDispatcher | undefined {
+  if (config.redisUrl !== undefined) return bullmqOnRedis(config.redisUrl, log);
+  return config.databaseUrl === undefined ? undefined : bullmqOnPostgres(config.databaseUrl, log);
 }
 
 function treasuryKeyOf(treasury: string): string {

@@ -150,7 +150,7 @@ suite("rate limit in Redis", {
     assert.deepEqual(lines, ["rate_limit.local", "rate_limit.shared"]);
   });
 
-  test("waits a quarter of a second for a Redis that hangs, once", async () => {
+  test("waits a second for a Redis that hangs, once", async () => {
     await until("the connection", () => other.isReady());
     const limiter = sharedRateLimiter(other, { burst: 100, perSecond: 10 }, log);
     server.pause();
@@ -158,7 +158,7 @@ suite("rate limit in Redis", {
       const startMs = performance.now();
       assert.equal(await limiter(randomUUID(), Date.now()), 0);
       const firstMs = performance.now() - startMs;
-      assert(firstMs > 200 && firstMs < 2_000, `${firstMs} ms`);
+      assert(firstMs > 900 && firstMs < 5_000, `${firstMs} ms`);
       assert.equal(typeof limiter(randomUUID(), Date.now()), "number");
     } finally {
       server.resume();

@@ -1,7 +1,7 @@
 import type { IncomingHttpHeaders, ServerResponse } from "node:http";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { RouterError } from "../../core/errors.ts";
-import { type AccountId, newRequestId } from "../../core/ids.ts";
+import { type AccountId, newRequestId, type RunTag } from "../../core/ids.ts";
 import { SURFACES, type Surface } from "../../core/surface.ts";
 import type { ApiKey, Authenticator } from "../auth.ts";
 import type { RateLimiter } from "../rate-limit.ts";
@@ -9,6 +9,8 @@ import type { ClientAnswer, InferenceRequest } from "../serve-request.ts";
 
 export interface InferenceDeps {
   readonly auth: Authenticator;
+  /** Goes into the ids of requests. */
+  readonly run: RunTag;
   readonly rateLimit: RateLimiter;
   /** Makes room for a request. @returns how to leave. @throws RouterError when there is none. */
   readonly admit: (account: AccountId, bodyBytes: number) => () => void;
@@ -31,7 +33,7 @@ export function inferenceRoutes(app: FastifyInstance, deps: InferenceDeps): void
   // Everything that can be refused is refused before the body is read.
   const onRequest = async (request: FastifyRequest, reply: FastifyReply): Promise<void> => {
     const { raw } = request;
-    request.inferenceId = newRequestId(Date.now());
+    request.inferenceId = newRequestId(Date.now(), deps.run);
     const key = await deps.auth.keyOf(raw.headers);
     if (key.management)
       throw new RouterError("permission_denied", "A management key cannot be used for inference.");

@@ -1,0 +1,88 @@
+import type { Database } from "../runtime/database.ts";
+import { enqueueJob } from "../runtime/job-outbox.ts";
+import { migrate } from "../runtime/migrations.ts";
+import type { SideKind } from "../usage-log/side-file.ts";
+
+/** Queue of the job that brings a root on the chain. */
+export const LOG_ROOT_QUEUE = "log-root";
+
+/** Makes or updates what gateways of one database share, after the ledger's and the jobs' tables. @throws ConfigError of `migrate`. */
+export async function migrateGateway(database: Database): Promise<void> {
+  await migrate(database, "gateway", new URL("./migrations/", import.meta.url));
+}
+
+/** Where an epoch of the log ends. */
+export interface LogEnd {
+  readonly epoch: number;
+  /** Leaves before it, and up to and including it. */
+  readonly first: bigint;
+  readonly size: bigint;
+}
+
+/**
+ * Decides together with other gateways where epochs of their log end. Leaves are appended and ends decided under one lock, so
+ * whoever reads the leaf count first and the ends after it never goes past an end that it does not know.
+ */
+export interface LogEnds {
+  /**
+   * Ends an epoch after the leaves that are in the ledger now, unless it or a later one has ended; whoever comes first
+   * decides. The job that publishes the root commits with it.
+   */
+  decide(epoch: number): Promise<void>;
+  /** Ends of later epochs than `epoch` that are not before leaf `size`, in order. */
+  after(epoch: number, size: bigint): Promise<LogEnd[]>;
+}
+
+export function logEnds(database: Database, gateway: string): LogEnds {
+  return {
+    decide: async (epoch) => {
+      await database.transaction(async (tx) => {
+        await tx.query("SELECT ledger.take_turn()");
+        const decided = await tx.query(
+          `INSERT INTO gateway.log_end (log, epoch, first, size)
+             SELECT gateway, $2, COALESCE((SELECT max(size) FROM gateway.log_end WHERE log = $1), 0), size
+               FROM ledger.log_head WHERE gateway = $1
+                AND NOT EXISTS (SELECT FROM gateway.log_end WHERE log = $1 AND epoch >= $2)
+             RETURNING epoch`,
+          [gateway, epoch],
+        );
+        if (decided.length === 0) return;
+        await enqueueJob(tx, {
+          queue: LOG_ROOT_QUEUE,
+          id: `${gateway}/${epoch}`,
+          payload: { epoch },
+        });
+      });
+    },
+    after: async (epoch, size) =>
+      await database.query(
+        "SELECT epoch, first, size FROM gateway.log_end WHERE log = $1 AND epoch > $2 AND size >= $3 ORDER BY epoch",
+        [gateway, epoch, size],
+      ),
+  };
+}
+
+/** Side files where every gateway finds them. */
+export interface SideStore {
+  /** Keeps a file; the first one under a name stays. */
+  put(kind: SideKind, name: string, content: string): Promise<void>;
+  get(kind: SideKind, name: string): Promise<string | undefined>;
+}
+
+export function sideStore(database: Database, gateway: string): SideStore {
+  return {
+    put: async (kind, name, content) => {
+      await database.query(
+        "INSERT INTO gateway.side_file (log, kind, name, content) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
+        [gateway, kind, name, content],
+      );
+    },
+    get: async (kind, name) => {
+      const [row] = await database.query<{ content: string }>(
+        "SELECT content FROM gateway.side_file WHERE log = $1 AND kind = $2 AND name = $3",
+        [gateway, kind, name],
+      );
+      return row?.content;
+    },
+  };
+}
