@@ -166,7 +166,7 @@ export interface Ledger extends Closable {
    * `request_id_conflict` if refund `n` was another amount.
    */
   refund(request: RequestId, n: number, amount: NanoUsd): Promise<boolean>;
-  /** Open holds of this gateway, oldest first. @param olderThanMs only those made before this Unix time. */
+  /** Open holds of all gateways of this name, oldest first. @param olderThanMs only those made before this Unix time. */
   openHolds(olderThanMs?: number): Promise<OpenHold[]>;
   /** Frees holds that expire before `nowMs`, of any gateway. @returns how many. */
   expire(nowMs: number): Promise<number>;
@@ -179,7 +179,7 @@ export interface Ledger extends Closable {
   }>;
   /** @param id a request id or the upstream's id. @returns undefined if this account has no such request. */
   requestOf(id: string, account: AccountId): Promise<RequestRecord | undefined>;
-  /** Leaves of this gateway's log from index `from`, in order. @param limit at most 10,000. */
+  /** Leaves of the gateways' log from index `from`, in order. @param limit at most 10,000. */
   leaves(
     from: bigint,
     limit: number,
@@ -226,7 +226,7 @@ type LedgerOrder =
 /**
  * Opens the ledger on a database, making or updating its tables.
  *
- * @param gateway name of this gateway's log and holds. One process at a time uses a name.
+ * @param gateway name of the log and the holds of all gateways with one signing key; any number of them use it at a time.
  * @throws ConfigError if the database is newer.
  */
 export async function openLedger({

@@ -116,7 +116,7 @@ export async function openLogPublisher(options: {
   };
 
   /** Leaves, checkpoint and file of an epoch; whichever gateway does this gets the same ones. */
-  const closeEpoch = async ({ epoch, first, size }: LogEnd): Promise<void> => {
+  const closeEpoch = async ({ epoch, first, size, catalogue }: LogEnd): Promise<void> => {
     await drainTo(size);
     const root = Buffer.from(writer.root()).toString("hex");
     const json = encodeEpochFile({
@@ -124,7 +124,7 @@ export async function openLogPublisher(options: {
       first,
       size,
       root: writer.root(),
-      catalogue: CATALOGUE_VERSION,
+      catalogue: catalogue ?? CATALOGUE_VERSION,
       sums: await sumsOf(ledger, first, size),
       receipts: Number(size - first),
     });
@@ -147,7 +147,7 @@ export async function openLogPublisher(options: {
   const seeEpoch = async (atHash: string): Promise<void> => {
     const index = await chain.epochIndex(atHash);
     if (index <= epochIndex) return;
-    await options.ends.decide(index);
+    await options.ends.decide(index, CATALOGUE_VERSION);
     await drain();
     // Only now: whatever is dispatched from here on is settled after the epoch's last leaf.
     epochIndex = index;

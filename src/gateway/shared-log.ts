@@ -17,6 +17,8 @@ export interface LogEnd {
   /** Leaves before it, and up to and including it. */
   readonly first: bigint;
   readonly size: bigint;
+  /** Catalogue that the epoch's file names: that of the gateway which decided, since others may have a newer one. */
+  readonly catalogue: string | null;
 }
 
 /**
@@ -28,23 +30,23 @@ export interface LogEnds {
    * Ends an epoch after the leaves that are in the ledger now, unless it or a later one has ended; whoever comes first
    * decides. The job that publishes the root commits with it.
    */
-  decide(epoch: number): Promise<void>;
+  decide(epoch: number, catalogue: string): Promise<void>;
   /** Ends of later epochs than `epoch` that are not before leaf `size`, in order. */
   after(epoch: number, size: bigint): Promise<LogEnd[]>;
 }
 
 export function logEnds(database: Database, gateway: string): LogEnds {
   return {
-    decide: async (epoch) => {
+    decide: async (epoch, catalogue) => {
       await database.transaction(async (tx) => {
         await tx.query("SELECT ledger.take_turn()");
         const decided = await tx.query(
-          `INSERT INTO gateway.log_end (log, epoch, first, size)
-             SELECT gateway, $2, COALESCE((SELECT max(size) FROM gateway.log_end WHERE log = $1), 0), size
+          `INSERT INTO gateway.log_end (log, epoch, first, size, catalogue)
+             SELECT gateway, $2, COALESCE((SELECT max(size) FROM gateway.log_end WHERE log = $1), 0), size, $3
                FROM ledger.log_head WHERE gateway = $1
                 AND NOT EXISTS (SELECT FROM gateway.log_end WHERE log = $1 AND epoch >= $2)
              RETURNING epoch`,
-          [gateway, epoch],
+          [gateway, epoch, catalogue],
         );
         if (decided.length === 0) return;
         await enqueueJob(tx, {
@@ -56,7 +58,7 @@ export function logEnds(database: Database, gateway: string): LogEnds {
     },
     after: async (epoch, size) =>
       await database.query(
-        "SELECT epoch, first, size FROM gateway.log_end WHERE log = $1 AND epoch > $2 AND size >= $3 ORDER BY epoch",
+        "SELECT epoch, first, size, catalogue FROM gateway.log_end WHERE log = $1 AND epoch > $2 AND size >= $3 ORDER BY epoch",
         [gateway, epoch, size],
       ),
   };

@@ -39,8 +39,8 @@ interface Lease {
 }
 
 /**
- * A token bucket per key in Redis, shared by all gateways. Tokens are taken in portions, the next one while some of the last
- * are left, so a busy key's requests do not wait for Redis; nor do those that the empty bucket refuses.
+ * A token bucket per key in Redis, shared by all gateways. Tokens are taken in portions, the next one before the last
+ * is used up, so few requests wait for Redis; nor do those that the empty bucket refuses.
  *
  * While Redis does not answer, each gateway allows the whole limit by itself; that is logged once, and once when it is over.
  */
@@ -55,6 +55,8 @@ export function sharedRateLimiter(
     1,
     Math.floor(Math.min(limit.perSecond * PORTION_SECONDS, limit.burst / PORTIONS_PER_BURST)),
   );
+  // Not of a small burst: one gateway would keep from the others what it does not use.
+  const isAhead = limit.burst >= PORTIONS_PER_BURST;
   let isShared = true;
   let localUntilMs = 0;
 
@@ -119,12 +121,7 @@ export function sharedRateLimiter(
     const lease = leaseOf(key);
     if (lease.tokens > 0) {
       lease.tokens -= 1;
-      if (
-        portion > 1 &&
-        lease.tokens <= portion / 2 &&
-        !lease.isAsking &&
-        nowMs >= lease.emptyUntilMs
-      )
+      if (isAhead && lease.tokens <= portion / 2 && !lease.isAsking && nowMs >= lease.emptyUntilMs)
         void ask(key, lease);
       return 0;
     }

@@ -8,7 +8,14 @@ import { auditLedger } from "../../src/billing/audit.ts";
 import { keypairOf } from "../../src/chain/keys.ts";
 import { openSubtensor } from "../../src/chain/subtensor.ts";
 import { parseLogRoot } from "../../src/core/commitment.ts";
-import type { AccountId, Hotkey, Netuid } from "../../src/core/ids.ts";
+import {
+  type AccountId,
+  type Hotkey,
+  type Netuid,
+  type RequestId,
+  requestOfGenerationId,
+  runOfRequest,
+} from "../../src/core/ids.ts";
 import { nanoUsd } from "../../src/core/money.ts";
 import { parseQuote } from "../../src/core/quote.ts";
 import { receiptFromJson } from "../../src/core/receipt.ts";
@@ -162,7 +169,7 @@ suite("three gateways on one Postgres and one Redis", {
         return reader;
       }),
     );
-    const ids: string[] = [];
+    const ids: RequestId[] = [];
     const statuses = new Map<number, number>();
     /** Three clients of each gateway ask until there is no credit left, not even for one. */
     const race = async (): Promise<void> => {
@@ -203,6 +210,10 @@ suite("three gateways on one Postgres and one Redis", {
     assert(rows.every(({ state }) => state === 1));
     for (const id of cutIds)
       assert.equal(settled.find((row) => row.id === id)?.receipt.status, "client_abort");
+    const living = await database.query<{ tag: string }>("SELECT tag FROM gateway.run");
+    const runs = new Set(ids.map((id) => runOfRequest(id)));
+    assert.equal(runs.size, 2);
+    for (const run of runs) assert(living.some(({ tag }) => tag === run));
     const charged = settled.reduce((sum, row) => sum + row.charged, 0n);
     assert(charged <= credit, `${charged} of ${credit}`);
     // They raced for the last of it: what is left is not enough for all of them at once.
@@ -332,8 +343,8 @@ suite("three gateways on one Postgres and one Redis", {
 });
 
 /** The request behind an answer. */
-function requestOf({ headers }: Response): string {
-  const id = headers.get("x-generation-id")?.replace("gen-", "");
+function requestOf({ headers }: Response): RequestId {
+  const id = requestOfGenerationId(headers.get("x-generation-id") ?? "");
   assert(id !== undefined);
   return id;
 }

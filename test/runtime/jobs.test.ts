@@ -58,7 +58,7 @@ function jobs(backend: Backend): void {
     await backend
       .database()
       .transaction(async (tx) => await enqueueJob(tx, { payload: null, ...order }));
-  const rowOf = async (queue: JobQueue, id: string): Promise<Row | undefined> =>
+  const rowOf = async (queue: Pick<JobQueue, "name">, id: string): Promise<Row | undefined> =>
     (
       await backend
         .database()
@@ -186,6 +186,55 @@ function jobs(backend: Backend): void {
     assert.equal(seen.length, ids.length);
     const inOrder = seen.toSorted((a, b) => (a.seq < b.seq ? -1 : 1)).map(({ id }) => id);
     assert.deepEqual(inOrder, ids);
+  });
+
+  test("begins a job once, also when it is handed out again while it is under way", async () => {
+    const name = `q-${randomUUID()}`;
+    let began = 0;
+    let finish = (): void => undefined;
+    const finished = new Promise<void>((resolve) => {
+      finish = resolve;
+    });
+    const two = await Promise.all(
+      [1, 2].map(
+        async () =>
+          await open(
+            queueOf({
+              name,
+              run: async ({ id }) => {
+                if (id !== "slow") return;
+                began += 1;
+                await finished;
+              },
+            }),
+          ),
+      ),
+    );
+    const done = async (id: string) =>
+      await until(`the job ${id}`, async () => {
+        for (const one of two) one.wake();
+        return (await rowOf({ name }, id))?.state === "done";
+      });
+    await enqueue({ queue: name, id: "slow" });
+    await until("it to begin", () => {
+      for (const one of two) one.wake();
+      return began === 1;
+    });
+    for (const id of ["next", "last"]) {
+      await backend
+        .database()
+        .query(
+          "UPDATE jobs.outbox SET due_at = now() - interval '1 s' WHERE queue = $1 AND id = 'slow'",
+          [name],
+        );
+      // Handed out after it, so that the other has had its turn.
+      await enqueue({ queue: name, id });
+      await done(id);
+    }
+    assert.equal(began, 1);
+    finish();
+    await done("slow");
+    assert.equal(began, 1);
   });
 
   test("ends an attempt that takes too long, and tries again", async () => {

@@ -17,6 +17,7 @@ CREATE TABLE gateway.log_end (
   epoch int NOT NULL,
   first bigint NOT NULL, -- where the epoch before it ended
   size bigint NOT NULL CHECK (size >= first),
+  catalogue text, -- version of the models' catalogue that its file names; NULL where nobody noted it
   PRIMARY KEY (log, epoch)
 );
 INSERT INTO gateway.log_end (log, epoch, first, size)
