@@ -15,7 +15,7 @@ import { modelOf } from "../core/models.ts";
 import { formatNano, type Rao } from "../core/money.ts";
 import type { Database } from "../runtime/database.ts";
 import { migrateJobs } from "../runtime/job-outbox.ts";
-import { type Jobs, type OpenDispatcher, openJobs } from "../runtime/jobs.ts";
+import { type OpenDispatcher, openJobs } from "../runtime/jobs.ts";
 import type { Logger } from "../runtime/logger.ts";
 import type { Registry } from "../runtime/metrics.ts";
 import { type Closable, closeAll } from "../runtime/shutdown.ts";
@@ -304,12 +304,10 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
 
     opened.push(announceRunning(config.data, `http://${host}:${port}`, runKey));
 
-    let jobs: Jobs | undefined;
     publisher = await openLogPublisher({
       ledger,
       writer,
       ends: logEnds(database, signingKey.kid),
-      rootDue: () => jobs?.wake(),
       chain: chain.log,
       announcement: encodeAnnouncement({
         kind: "gateway",
@@ -320,14 +318,15 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
       log,
     });
     opened.push(publisher);
-    jobs = await openJobs({
-      database,
-      queues: [logRootQueue(publisher)],
-      openDispatcher: parts.openDispatcher,
-      log,
-      metrics: parts.metrics,
-    });
-    opened.push(jobs);
+    opened.push(
+      await openJobs({
+        database,
+        queues: [logRootQueue(publisher)],
+        openDispatcher: parts.openDispatcher,
+        log,
+        metrics: parts.metrics,
+      }),
+    );
     opened.push(
       await openDepositScanner({
         database,

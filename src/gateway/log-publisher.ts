@@ -54,8 +54,8 @@ export interface LogPublisher extends Closable {
 }
 
 /**
- * The job that every end of an epoch starts: one gateway brings the root on the chain. It is tried for ten minutes; after
- * that, the next epoch's root covers what this one did.
+ * The job that every end of an epoch starts: it brings the root on the chain when the gateway that ended the epoch could not.
+ * It is tried for ten minutes; after that, the next epoch's root covers what this one did.
  */
 export function logRootQueue(publisher: Pick<LogPublisher, "publishRoot">): JobQueue {
   return {
@@ -85,8 +85,6 @@ export async function openLogPublisher(options: {
   /** Field 1 of the commitment. */
   readonly announcement: Uint8Array;
   readonly ends: LogEnds;
-  /** A job of `logRootQueue` may be due. */
-  readonly rootDue: () => void;
   readonly log: Logger;
 }): Promise<LogPublisher> {
   const { ledger, writer, chain, log } = options;
@@ -104,7 +102,7 @@ export async function openLogPublisher(options: {
     return await turn;
   };
 
-  const drainTo = async (size: bigint): Promise<void> => {
+  const appendTo = async (size: bigint): Promise<void> => {
     while (writer.size() < size) {
       const left = size - writer.size();
       const limit = left < BigInt(PAGE_LEAVES) ? Number(left) : PAGE_LEAVES;
@@ -112,12 +110,12 @@ export async function openLogPublisher(options: {
       if (page.length === 0) throw new Error(`the ledger has no leaf ${writer.size()}`);
       await writer.append(page.map(({ leaf }) => Buffer.from(leaf)));
     }
-    await writer.publishCheckpoint();
   };
 
-  /** Leaves, checkpoint and file of an epoch; whichever gateway does this gets the same ones. */
+  /** Leaves, tiles and file of an epoch; whichever gateway does this gets the same ones. */
   const closeEpoch = async ({ epoch, first, size, catalogue }: LogEnd): Promise<void> => {
-    await drainTo(size);
+    await appendTo(size);
+    await writer.putPartialTiles();
     const root = Buffer.from(writer.root()).toString("hex");
     const json = encodeEpochFile({
       epoch,
@@ -141,16 +139,19 @@ export async function openLogPublisher(options: {
     const size = await ledger.leafCount();
     // Only now, see LogEnds: other gateways end epochs as well, and each end needs tiles of its own.
     for (const end of await options.ends.after(closedEpoch, writer.size())) await closeEpoch(end);
-    if (writer.size() < size) await drainTo(size);
+    await appendTo(size);
+    await writer.publishCheckpoint();
   };
 
-  const seeEpoch = async (atHash: string): Promise<void> => {
+  /** @returns whether this gateway has ended an epoch, and so is to publish its root. */
+  const seeEpoch = async (atHash: string): Promise<boolean> => {
     const index = await chain.epochIndex(atHash);
-    if (index <= epochIndex) return;
-    await options.ends.decide(index, CATALOGUE_VERSION);
+    if (index <= epochIndex) return false;
+    const isOurs = await options.ends.decide(index, CATALOGUE_VERSION);
     await drain();
     // Only now: whatever is dispatched from here on is settled after the epoch's last leaf.
     epochIndex = index;
+    return isOurs;
   };
 
   const wantedFields = async (): Promise<{
@@ -187,9 +188,7 @@ export async function openLogPublisher(options: {
     }
   };
   const onHead = async (head: BlockHead): Promise<void> => {
-    const before = epochIndex;
-    await inTurn(() => seeEpoch(head.hash));
-    if (epochIndex !== before) options.rootDue();
+    if (await inTurn(() => seeEpoch(head.hash))) publishing = publishing.then(publish);
   };
 
   let newestHead: BlockHead | undefined;
@@ -207,7 +206,7 @@ export async function openLogPublisher(options: {
   };
 
   await inTurn(async () => await seeEpoch((await chain.finalizedHead()).hash));
-  const publishing = (await publishOnce()) ? undefined : publish();
+  let publishing = (await publishOnce()) ? Promise.resolve() : publish();
   const stop = chain.onFinalizedHead((head) => {
     newestHead = head;
     following ??= follow().finally(() => {

@@ -3,8 +3,10 @@ import { enqueueJob } from "../runtime/job-outbox.ts";
 import { migrate } from "../runtime/migrations.ts";
 import type { SideKind } from "../usage-log/side-file.ts";
 
-/** Queue of the job that brings a root on the chain. */
+/** Queue of the job that sees to a root being on the chain. */
 export const LOG_ROOT_QUEUE = "log-root";
+/** The gateway that decides publishes at once; after this time the job finds out whether it did, in milliseconds. */
+const LOG_ROOT_DELAY_MS = 3_000;
 
 /** Makes or updates what gateways of one database share, after the ledger's and the jobs' tables. @throws ConfigError of `migrate`. */
 export async function migrateGateway(database: Database): Promise<void> {
@@ -28,16 +30,18 @@ export interface LogEnd {
 export interface LogEnds {
   /**
    * Ends an epoch after the leaves that are in the ledger now, unless it or a later one has ended; whoever comes first
-   * decides. The job that publishes the root commits with it.
+   * decides. The job that sees to its root commits with it.
+   *
+   * @returns whether this call decided.
    */
-  decide(epoch: number, catalogue: string): Promise<void>;
+  decide(epoch: number, catalogue: string): Promise<boolean>;
   /** Ends of later epochs than `epoch` that are not before leaf `size`, in order. */
   after(epoch: number, size: bigint): Promise<LogEnd[]>;
 }
 
 export function logEnds(database: Database, gateway: string): LogEnds {
   return {
-    decide: async (epoch, catalogue) => {
+    decide: async (epoch, catalogue) =>
       await database.transaction(async (tx) => {
         await tx.query("SELECT ledger.take_turn()");
         const decided = await tx.query(
@@ -48,14 +52,14 @@ export function logEnds(database: Database, gateway: string): LogEnds {
              RETURNING epoch`,
           [gateway, epoch, catalogue],
         );
-        if (decided.length === 0) return;
-        await enqueueJob(tx, {
+        if (decided.length === 0) return false;
+        return await enqueueJob(tx, {
           queue: LOG_ROOT_QUEUE,
           id: `${gateway}/${epoch}`,
           payload: { epoch },
+          delayMs: LOG_ROOT_DELAY_MS,
         });
-      });
-    },
+      }),
     after: async (epoch, size) =>
       await database.query(
         "SELECT epoch, first, size, catalogue FROM gateway.log_end WHERE log = $1 AND epoch > $2 AND size >= $3 ORDER BY epoch",

@@ -1,9 +1,11 @@
 import assert from "node:assert/strict";
-import { readFile } from "node:fs/promises";
+import { copyFile, mkdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { test } from "node:test";
 import { parseLogRoot } from "../../src/core/commitment.ts";
 import { signingKey } from "../../src/core/jws.ts";
+import { CATALOGUE_VERSION } from "../../src/core/models.ts";
+import { logEnds } from "../../src/gateway/shared-log.ts";
 import type { Database } from "../../src/runtime/database.ts";
 import {
   CHAT_MODEL,
@@ -11,12 +13,13 @@ import {
   openTestMiner,
   sharedDatabase,
   type TestGateway,
+  temporaryFolder,
   testNetwork,
   until,
   untilServing,
 } from "./fixture.ts";
 
-test("gateways of one key write the same log, whoever ends an epoch, and one that joins later writes it anew", async (t) => {
+test("gateways of one key write the same log, whoever ends an epoch, and one that lost it writes it anew", async (t) => {
   const network = testNetwork();
   await openTestMiner(t, network);
   // As on a server: gateways that start do not take the others for gone, and share their side files.
@@ -57,7 +60,11 @@ test("gateways of one key write the same log, whoever ends an epoch, and one tha
   await until("the last root", () => rootOf()?.epoch === last);
   assert.equal(rootOf()?.size, 24n);
 
-  const three = await openTestGateway(t, network, options);
+  // It has a checkpoint of its own, and lost the tiles behind it.
+  const folder = temporaryFolder(t);
+  await mkdir(join(folder, "log"));
+  await copyFile(join(one.folder, "log", "checkpoint"), join(folder, "log", "checkpoint"));
+  const three = await openTestGateway(t, network, { ...options, folder });
   const fileOf = async ({ folder }: TestGateway, path: string): Promise<string | undefined> =>
     await readFile(join(folder, "log", path), "hex").catch(() => undefined);
   const checkpoint = await fileOf(one, "checkpoint");
@@ -80,6 +87,10 @@ test("gateways of one key write the same log, whoever ends an epoch, and one tha
     [options.signingKey.kid],
   );
   ends.forEach(({ first }, i) => assert.equal(first, ends[i - 1]?.size ?? 0n));
+  // They wait for the gateway that ended the epoch to have done their work.
+  await database.query("UPDATE jobs.outbox SET due_at = now() WHERE id LIKE $1 || '/%'", [
+    options.signingKey.kid,
+  ]);
   await until("every epoch's job to end", async () => {
     const jobs = await database.query<{ state: string }>(
       "SELECT state FROM jobs.outbox WHERE id LIKE $1 || '/%'",
@@ -103,4 +114,15 @@ test("gateways of one key write the same log, whoever ends an epoch, and one tha
     ["B".repeat(43), 404],
   ] as const)
     assert.equal((await fetch(`${three.url}/log/quote/${name}.json`)).status, status);
+
+  // One that ends an epoch and dies leaves the root to the others.
+  const next = network.chain.epoch() + 1;
+  const dead = logEnds(database, options.signingKey.kid);
+  assert.equal(await dead.decide(next, CATALOGUE_VERSION), true);
+  assert.equal(await dead.decide(next, CATALOGUE_VERSION), false);
+  network.chain.runEpoch();
+  await database.query("UPDATE jobs.outbox SET due_at = now() WHERE id = $1", [
+    `${options.signingKey.kid}/${next}`,
+  ]);
+  await until("its root", () => rootOf()?.epoch === next);
 });
