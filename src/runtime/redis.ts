@@ -10,7 +10,8 @@ const CONNECT_MS_MAX = 2_000;
  */
 const COMMAND_MS_MAX = 1_000;
 const RECONNECT_MS_MIN = 100;
-const RECONNECT_MS_MAX = 5_000;
+/** A process that stops while Redis is down may have to wait for one more attempt. */
+const RECONNECT_MS_MAX = 2_000;
 
 /** A connection to Redis that nothing has to wait for: it may be down at any time, and comes back by itself. */
 export interface RedisConnection extends Closable {
