@@ -28,6 +28,20 @@ const CALLS: Record<string, readonly [number, number]> = {
   "commitments.setCommitment": [18, 0],
 };
 
+/** Version 15 as a client has it after connecting. */
+function decodedV15(): { registry: TypeRegistry; metadata: Metadata } {
+  const registry = new TypeRegistry();
+  const metadata = new Metadata(registry, u8aToHex(RUNTIME.metadata.v15));
+  const silent = [
+    "SudoTransactionExtension",
+    "CheckShieldedTxValidity",
+    "SubtensorTransactionExtension",
+    "DrandPriority",
+  ].map((name) => [name, { extrinsic: {}, payload: {} }]);
+  registry.setMetadata(metadata, undefined, Object.fromEntries(silent));
+  return { registry, metadata };
+}
+
 for (const version of ["v14", "v15"] as const) {
   test(`metadata ${version} is read by polkadot-js, whole`, () => {
     const registry = new TypeRegistry();
@@ -38,17 +52,32 @@ for (const version of ["v14", "v15"] as const) {
 }
 
 test("calls have the numbers of the real chain", () => {
-  const registry = new TypeRegistry();
-  registry.setMetadata(new Metadata(registry, u8aToHex(RUNTIME.metadata.v15)), undefined, {
-    SudoTransactionExtension: { extrinsic: {}, payload: {} },
-    CheckShieldedTxValidity: { extrinsic: {}, payload: {} },
-    SubtensorTransactionExtension: { extrinsic: {}, payload: {} },
-    DrandPriority: { extrinsic: {}, payload: {} },
-  });
+  const { registry } = decodedV15();
   for (const [name, [pallet, index]] of Object.entries(CALLS)) {
     const [section = "", method = ""] = name.split(".");
     const found = registry.findMetaCall(Uint8Array.of(pallet, index));
     assert.equal(`${found.section}.${found.method}`, `${section}.${method}`);
+  }
+});
+
+test("version 15 describes every runtime API with its inputs and its output", () => {
+  const { registry, metadata } = decodedV15();
+  const described = Object.fromEntries(
+    metadata.asV15.apis.map(({ name, methods }) => [
+      name.toString(),
+      methods.map((method) => ({
+        name: method.name.toString(),
+        inputs: method.inputs.map((input) => input.name.toString()),
+        output: registry.lookup.getTypeDef(method.output).type,
+      })),
+    ]),
+  );
+  for (const [name, functions] of Object.entries(RUNTIME.apis)) {
+    assert.deepEqual(
+      described[name]?.map(({ name: method, inputs }) => [method, inputs]),
+      Object.entries(functions).map(([method, { inputs }]) => [method, Object.keys(inputs)]),
+    );
+    for (const { output } of described[name] ?? []) assert.notEqual(output, "");
   }
 });
 
