@@ -3,8 +3,10 @@ import type { Logger } from "../runtime/logger.ts";
 import { ConfigError } from "../runtime/settings.ts";
 import { type Closable, closeAll } from "../runtime/shutdown.ts";
 import { FILE_BYTES_MAX, openChain } from "./chain.ts";
+import type { Snapshot } from "./chain-file.ts";
 import { type Hex, toHex } from "./scale/bytes.ts";
 import { openRpcServer } from "./server.ts";
+import { readSnapshotJson } from "./snapshot-json.ts";
 
 export interface DevchainOptions {
   /** Address to listen on; a loopback one unless others shall reach it. */
@@ -21,6 +23,8 @@ export interface DevchainOptions {
   readonly finalityLagBlocks: number;
   /** Who owns TAO when a chain begins; the first one also has the sudo key. Ignored when the chain exists. */
   readonly endowed: readonly { readonly address: string; readonly rao: bigint }[];
+  /** JSON of a snapshot that a new chain begins with, of whichever chain. Ignored when the chain exists. */
+  readonly snapshot?: unknown;
   readonly log?: Logger;
 }
 
@@ -47,6 +51,7 @@ export async function openDevchain(options: DevchainOptions): Promise<Devchain> 
     tempo,
     finalityLagBlocks,
     endowed: options.endowed.map(({ address, rao }) => ({ account: accountOf(address), rao })),
+    snapshot: options.snapshot === undefined ? undefined : snapshotOf(options.snapshot),
     log,
   });
   let timer: NodeJS.Timeout | undefined;
@@ -98,6 +103,14 @@ export async function openDevchain(options: DevchainOptions): Promise<Devchain> 
       return closed;
     },
   };
+}
+
+function snapshotOf(json: unknown): Snapshot {
+  try {
+    return readSnapshotJson(json);
+  } catch (cause) {
+    throw new ConfigError(`the snapshot cannot be used: ${(cause as Error).message}`, { cause });
+  }
 }
 
 function accountOf(address: string): Hex {

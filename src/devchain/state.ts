@@ -10,7 +10,7 @@ export type Changes = ReadonlyMap<Hex, Uint8Array | undefined>;
  * Memory is the current state plus one small map per block of history, however long the chain runs.
  */
 export interface State extends StorageView {
-  /** Adds to the oldest state. Only before the first `apply`. */
+  /** Replaces everything: this is the oldest state now. */
   load(entries: Iterable<readonly [Hex, Uint8Array]>): void;
   /** Applies a block. The oldest history is dropped when there is more than the limit. */
   apply(changes: Changes): void;
@@ -59,6 +59,8 @@ export function openState(historyMax: number): State {
   return {
     get: (key) => current.get(key),
     load(entries) {
+      current.clear();
+      undo.length = 0;
       for (const [key, value] of entries) current.set(key, value);
     },
     apply(changes) {
