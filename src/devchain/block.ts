@@ -2,6 +2,7 @@ import type { Extrinsic } from "./extrinsics.ts";
 import { blake2Hex } from "./hashing.ts";
 import type { StorageView } from "./metadata/storage-item.ts";
 import { withdrawFee } from "./pallets/balances.ts";
+import { storePulses } from "./pallets/drand.ts";
 import {
   type DecodedCall,
   DispatchFailure,
@@ -10,6 +11,7 @@ import {
   failureOf,
   type Origin,
 } from "./pallets/pallet.ts";
+import { awaitedRounds, revealTimelocked } from "./pallets/subtensor/commit-reveal.ts";
 import { runDueEpochs } from "./pallets/subtensor/epoch.ts";
 import {
   BLOCK_HASH_COUNT,
@@ -174,6 +176,8 @@ export function buildBlock(
   const logs = [slotLog(nowMs)];
   beginBlock(execution, parent, logs);
   prepare(execution);
+  // Before the epoch, which shall count what is revealed.
+  runHook(execution, revealTimelocked, onBug);
   runHook(execution, runDueEpochs, onBug);
 
   execution.enter({ type: "ApplyExtrinsic", value: [0] });
@@ -188,6 +192,8 @@ export function buildBlock(
     applyExtrinsic(execution, extrinsic);
   }
   execution.enter({ type: "Finalization" });
+  const pulses = () => storePulses(execution, nowMs, awaitedRounds(execution));
+  runHook(execution, pulses, onBug);
   system.ExtrinsicCount.remove(execution);
   const changes = execution.finish();
   const extrinsics = [timestampInherent(nowMs), ...included.map(({ bytes }) => bytes)];

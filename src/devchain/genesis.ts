@@ -2,6 +2,7 @@ import { randomBytes } from "node:crypto";
 import { blockHashOf, openExecution, stateRootOf } from "./block.ts";
 import type { Snapshot } from "./chain-file.ts";
 import { mint } from "./pallets/balances.ts";
+import { beginBeacon } from "./pallets/drand.ts";
 import { ROOT_NETUID, subtensor } from "./pallets/subtensor/storage.ts";
 import { sudo } from "./pallets/sudo.ts";
 import { EVENTS_KEY, system } from "./pallets/system.ts";
@@ -15,7 +16,7 @@ export interface Endowment {
 
 const NO_HASH: Hex = `0x${"00".repeat(32)}`;
 
-/** Block 0: balances, the root subnet, and the sudo key, which the first account gets. */
+/** Block 0: balances, the root subnet, the randomness beacon, and the sudo key, which the first account gets. */
 export function beginChain(endowed: readonly Endowment[]): Snapshot {
   const execution = openExecution({ get: () => undefined }, 0, raise);
   for (const { account, rao } of endowed) mint(execution, account, rao);
@@ -24,6 +25,7 @@ export function beginChain(endowed: readonly Endowment[]): Snapshot {
   subtensor.NetworksAdded.put(execution, [ROOT_NETUID], true);
   subtensor.TotalNetworks.put(execution, [], 1);
   subtensor.CommitRevealWeightsEnabled.put(execution, [ROOT_NETUID], false);
+  beginBeacon(execution, BigInt(Date.now()));
   const changes = new Map(execution.finish());
   changes.delete(EVENTS_KEY);
   changes.delete(system.EventCount.keyOf());

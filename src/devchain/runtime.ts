@@ -17,6 +17,7 @@ import {
 } from "./metadata/runtime-types.ts";
 import { balancesPallet } from "./pallets/balances.ts";
 import { commitmentsPallet } from "./pallets/commitments.ts";
+import { drandPallet } from "./pallets/drand.ts";
 import {
   type DecodedCall,
   type Pallet,
@@ -218,6 +219,7 @@ export function buildRuntime(
     utilityPallet(call),
     sudoPallet(call),
     commitmentsPallet,
+    drandPallet,
   ];
   const enums = new Map(pallets.map((pallet) => [pallet, palletEnumsOf(pallet)]));
   const outerEnum = (name: string, kind: "calls" | "events" | "errors"): Codec<unknown> =>

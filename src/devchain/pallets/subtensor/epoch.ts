@@ -6,8 +6,8 @@
  *
  * @module
  */
-import type { StorageView } from "../../metadata/storage-item.ts";
 import type { Execution } from "../pallet.ts";
+import { isEpochDue } from "./epoch-schedule.ts";
 import { subtensorEvents as events } from "./events.ts";
 import { creditStake } from "./stake.ts";
 import { RAO_PER_TOKEN, storageIndexOf, subnetsOf, subtensor } from "./storage.ts";
@@ -19,18 +19,12 @@ const U16_MAX = 65_535n;
 /** Digits kept of a validator's row before it is weighed by stake. */
 const ROW_SCALE = 1n << 32n;
 
-/** First block at or after which the next epoch runs; undefined for a subnet without epochs. */
-export function nextEpochBlock(view: StorageView, netuid: number): bigint | undefined {
-  const tempo = subtensor.Tempo.get(view, netuid);
-  if (!subtensor.NetworksAdded.get(view, netuid) || tempo === 0) return undefined;
-  return subtensor.LastEpochBlock.get(view, netuid) + BigInt(tempo);
-}
-
 /** Runs the epochs that are due at the beginning of a block, before its extrinsics. */
 export function runDueEpochs(execution: Execution): void {
   for (const netuid of subnetsOf(execution)) {
-    const due = nextEpochBlock(execution, netuid);
-    if (due !== undefined && BigInt(execution.number) >= due) runEpoch(execution, netuid);
+    if (isEpochDue(execution, netuid)) runEpoch(execution, netuid);
+    const blocks = BigInt(execution.number) - subtensor.LastEpochBlock.get(execution, netuid);
+    subtensor.BlocksSinceLastStep.put(execution, [netuid], blocks);
   }
 }
 
@@ -72,6 +66,7 @@ function runEpoch(execution: Execution, netuid: number): void {
   pay(execution, netuid, incentives, dividends, ownerCut);
   subtensor.ValidatorPermit.put(execution, at, permitsOf(execution, netuid));
   subtensor.LastEpochBlock.put(execution, at, block);
+  subtensor.PendingEpochAt.put(execution, at, 0n);
   subtensor.SubnetEpochIndex.put(
     execution,
     at,

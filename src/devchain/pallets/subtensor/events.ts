@@ -1,4 +1,4 @@
-import { accountId } from "../../metadata/runtime-types.ts";
+import { accountId, h256 } from "../../metadata/runtime-types.ts";
 import { u16, u64, vec } from "../../scale/codec.ts";
 import { palletErrors, palletEvents } from "../pallet.ts";
 import { SUBTENSOR } from "./storage.ts";
@@ -16,8 +16,15 @@ export const subtensorEvents = palletEvents(SUBTENSOR.index, {
   NeuronRegistered: [6, [u16, u16, accountId]],
   /** netuid, hotkey */
   AxonServed: [28, [u16, accountId]],
+  /** hotkey, storage index, hash */
+  WeightsCommitted: [85, [accountId, u16, h256]],
+  WeightsRevealed: [86, [accountId, u16, h256]],
   /** netuid, block */
   FirstEmissionBlockNumberSet: [95, [u16, u64]],
+  /** hotkey, storage index, hash of the ciphertext, round */
+  TimelockedWeightsCommitted: [107, [accountId, u16, h256, u64]],
+  /** storage index, hotkey */
+  TimelockedWeightsRevealed: [108, [u16, accountId]],
   /** alpha in rao by uid, what is burned included */
   IncentiveAlphaEmittedToMiners: [110, { netuid: u16, emissions: vec(u64) }],
 });
@@ -47,12 +54,22 @@ export const subtensorErrors = palletErrors(SUBTENSOR.index, {
   RegistrationNotPermittedOnRootSubnet: 42,
   CanNotSetRootNetworkWeights: 47,
   NoNeuronIdAvailable: 48,
+  NoWeightsCommitFound: 51,
+  InvalidRevealCommitHashNotMatch: 52,
   CommitRevealEnabled: 53,
+  CommitRevealDisabled: 54,
   MechanismDoesNotExist: 74,
   SubnetNotExists: 76,
+  TooManyUnrevealedCommits: 77,
+  ExpiredWeightCommit: 78,
+  RevealTooEarly: 79,
+  InputLengthsUnequal: 80,
+  CommittingWeightsTooFast: 81,
   AmountTooLow: 82,
   InsufficientLiquidity: 83,
   FirstEmissionBlockNumberAlreadySet: 88,
+  IncorrectCommitRevealVersion: 110,
+  InvalidRevealRound: 111,
   CannotAffordLockCost: 116,
 });
 
@@ -72,6 +89,12 @@ const CUSTOM_ERRORS: Readonly<Record<string, number>> = {
   InvalidIpAddress: 11,
   ServingRateLimitExceeded: 12,
   InvalidPort: 13,
+  InvalidRevealRound: 15,
+  NoWeightsCommitFound: 16,
+  InvalidRevealCommitHashNotMatch: 16,
+  ExpiredWeightCommit: 17,
+  RevealTooEarly: 17,
+  InputLengthsUnequal: 18,
   HotKeyNotRegisteredInSubNet: 19,
 };
 const BAD_REQUEST = 255;

@@ -1,11 +1,19 @@
-import { accountId } from "../../metadata/runtime-types.ts";
-import { u8, u16, u32, u64, u128, vec } from "../../scale/codec.ts";
+import { accountId, h256 } from "../../metadata/runtime-types.ts";
+import { boundedBytes, u8, u16, u32, u64, u128, vec } from "../../scale/codec.ts";
 import { call, entriesOf, type Pallet } from "../pallet.ts";
+import {
+  commitHash,
+  commitTimelocked,
+  guardCommit,
+  guardReveal,
+  guardTimelocked,
+  revealHash,
+} from "./commit-reveal.ts";
 import { subtensorErrors, subtensorEvents } from "./events.ts";
 import { burnedRegister, registerNetwork, startCall } from "./registration.ts";
 import { guardAxon, serveAxon } from "./serving.ts";
 import { addStake, removeStake } from "./stake.ts";
-import { SUBTENSOR, subtensor } from "./storage.ts";
+import { COMMIT_BYTES_MAX, SUBTENSOR, subtensor } from "./storage.ts";
 import { guardWeights, setWeights, type WeightsCall } from "./weights.ts";
 
 /** The first mechanism of a subnet, which `set_weights` means. */
@@ -17,6 +25,17 @@ interface WeightsArguments {
   readonly weights: readonly number[];
   readonly version_key: bigint;
 }
+
+const hashedCommit = { commit_hash: h256 };
+const timelockedCommit = {
+  commit: boundedBytes(COMMIT_BYTES_MAX),
+  reveal_round: u64,
+  commit_reveal_version: u16,
+};
+const revealed = { uids: vec(u16), values: vec(u16), salt: vec(u16), version_key: u64 };
+
+/** The arguments of a call without a mechanism, for the first one. */
+const inFirstMechanism = <T extends object>(values: T) => ({ ...values, mecid: FIRST_MECHANISM });
 
 const weightsCallOf = (values: WeightsArguments, mechanism: number): WeightsCall => ({
   netuid: values.netuid,
@@ -84,6 +103,55 @@ export function subtensorPallet(tempo: number): Pallet {
         92,
         { netuid: u16 },
         { run: (execution, origin, { netuid }) => startCall(execution, origin, netuid) },
+      ),
+      commit_weights: call(
+        96,
+        { netuid: u16, ...hashedCommit },
+        {
+          feeless: true,
+          guard: (view, who, { netuid }) => guardCommit(view, who, netuid),
+          run: (execution, origin, values) =>
+            commitHash(execution, origin, inFirstMechanism(values)),
+        },
+      ),
+      reveal_weights: call(
+        97,
+        { netuid: u16, ...revealed },
+        {
+          feeless: true,
+          guard: (view, who, values) => guardReveal(view, who, inFirstMechanism(values)),
+          run: (execution, origin, values) =>
+            revealHash(execution, origin, inFirstMechanism(values)),
+        },
+      ),
+      commit_timelocked_weights: call(
+        113,
+        { netuid: u16, ...timelockedCommit },
+        {
+          feeless: true,
+          guard: (view, who, values) => guardTimelocked(view, who, inFirstMechanism(values)),
+          run: (execution, origin, values) =>
+            commitTimelocked(execution, origin, inFirstMechanism(values)),
+        },
+      ),
+      commit_mechanism_weights: call(
+        115,
+        { netuid: u16, mecid: u8, ...hashedCommit },
+        {
+          feeless: true,
+          guard: (view, who, { netuid }) => guardCommit(view, who, netuid),
+          run: commitHash,
+        },
+      ),
+      reveal_mechanism_weights: call(
+        116,
+        { netuid: u16, mecid: u8, ...revealed },
+        { feeless: true, guard: guardReveal, run: revealHash },
+      ),
+      commit_timelocked_mechanism_weights: call(
+        118,
+        { netuid: u16, mecid: u8, ...timelockedCommit },
+        { feeless: true, guard: guardTimelocked, run: commitTimelocked },
       ),
       set_mechanism_weights: call(
         119,

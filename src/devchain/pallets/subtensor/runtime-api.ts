@@ -16,7 +16,7 @@ import {
   vec,
 } from "../../scale/codec.ts";
 import { type RuntimeApi, runtimeFunction } from "../pallet.ts";
-import { nextEpochBlock } from "./epoch.ts";
+import { nextEpochBlock } from "./epoch-schedule.ts";
 import { alphaPriceRao } from "./stake.ts";
 import { axonInfo, NO_AXON, storageIndexOf, subtensor } from "./storage.ts";
 

@@ -1,8 +1,9 @@
-import { accountId } from "../../metadata/runtime-types.ts";
+import { accountId, h256 } from "../../metadata/runtime-types.ts";
 import { type StorageView, storageOf } from "../../metadata/storage-item.ts";
 import type { Hex } from "../../scale/bytes.ts";
 import {
   bool,
+  boundedBytes,
   type Codec,
   struct,
   tuple,
@@ -34,6 +35,8 @@ const DEFAULT_MAX_ALLOWED_VALIDATORS = 64;
 const DEFAULT_SERVING_RATE_LIMIT_BLOCKS = 50n;
 const DEFAULT_IMMUNITY_BLOCKS = 4_096;
 const COMMIT_REVEAL_VERSION = 4;
+/** Longest timelocked commit. */
+export const COMMIT_BYTES_MAX = 5_000;
 const MAX_WEIGHTS_LIMIT = 65_535;
 
 const NO_KEY: Hex = `0x${"00".repeat(32)}`;
@@ -120,6 +123,25 @@ export const subtensor = {
     "CommitRevealWeightsVersion",
     u16,
     COMMIT_REVEAL_VERSION,
+  ),
+  /** By storage index and epoch: hotkey, block, ciphertext, round that opens it. */
+  TimelockedWeightCommits: storage.map(
+    "TimelockedWeightCommits",
+    [
+      ["Twox64Concat", u16],
+      ["Twox64Concat", u64],
+    ],
+    vec(tuple(accountId, u64, boundedBytes(COMMIT_BYTES_MAX), u64)),
+    [],
+  ),
+  /** By storage index: hash, epoch, block, and a number that is not used any more. */
+  WeightCommits: storage.optionalMap(
+    "WeightCommits",
+    [
+      ["Twox64Concat", u16],
+      ["Twox64Concat", accountId],
+    ],
+    vec(tuple(h256, u64, u64, u64)),
   ),
   MinAllowedWeights: perSubnet("MinAllowedWeights", u16, DEFAULT_MIN_ALLOWED_WEIGHTS),
   MaxWeightsLimit: perSubnet("MaxWeightsLimit", u16, MAX_WEIGHTS_LIMIT),
