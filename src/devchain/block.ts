@@ -1,6 +1,7 @@
 import type { Extrinsic } from "./extrinsics.ts";
 import { blake2Hex } from "./hashing.ts";
 import type { StorageView } from "./metadata/storage-item.ts";
+import { SLOT_MS } from "./pallets/aura.ts";
 import { withdrawFee } from "./pallets/balances.ts";
 import { storePulses } from "./pallets/drand.ts";
 import {
@@ -44,8 +45,6 @@ export interface Block {
   readonly extrinsics: readonly Uint8Array[];
 }
 
-/** Length of the real chain's slots, in milliseconds: the digest names the slot. */
-const SLOT_MS = 12_000n;
 const AURA_ENGINE = Buffer.from("aura");
 
 /** BLAKE2b-256 of parent hash ‖ number Compact ‖ state root ‖ extrinsics root ‖ digest. */

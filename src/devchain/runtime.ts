@@ -15,6 +15,7 @@ import {
   multiSignature,
   weight,
 } from "./metadata/runtime-types.ts";
+import { auraPallet } from "./pallets/aura.ts";
 import { balancesPallet } from "./pallets/balances.ts";
 import { commitmentsPallet } from "./pallets/commitments.ts";
 import { drandPallet } from "./pallets/drand.ts";
@@ -173,6 +174,8 @@ const API_VERSIONS: Readonly<Record<string, number>> = {
   TransactionPaymentApi: 4,
   NeuronInfoRuntimeApi: 1,
   SubnetInfoRuntimeApi: 2,
+  StakeInfoRuntimeApi: 1,
+  SubnetRegistrationRuntimeApi: 1,
   SwapRuntimeApi: 1,
 };
 
@@ -213,6 +216,7 @@ export function buildRuntime(
   const pallets: readonly Pallet[] = [
     systemPallet(eventRecord),
     timestampPallet,
+    auraPallet,
     balancesPallet,
     transactionPaymentPallet,
     subtensorPallet(tempo),

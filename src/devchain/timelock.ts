@@ -17,8 +17,6 @@ import { bls12_381 } from "@noble/curves/bls12-381.js";
 export const SECRET_BYTES = 32;
 /** Bytes of its public key, a point of G2. */
 export const PUBLIC_KEY_BYTES = 96;
-/** Bytes of a signature, a point of G1. */
-export const SIGNATURE_BYTES = 48;
 
 const { G1, G2 } = bls12_381;
 const { Fr } = bls12_381.fields;

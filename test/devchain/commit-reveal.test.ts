@@ -192,7 +192,7 @@ describe("commit-reveal", () => {
     const revealed = events.indexOf("TimelockedWeightsRevealed");
     assert(
       revealed >= 0 && revealed < events.indexOf("IncentiveAlphaEmittedToMiners"),
-      `${events}`,
+      events.join(),
     );
   });
 

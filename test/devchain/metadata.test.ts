@@ -18,7 +18,12 @@ const CALLS: Record<string, readonly [number, number]> = {
   "subtensorModule.removeStake": [7, 3],
   "subtensorModule.serveAxon": [7, 4],
   "subtensorModule.burnedRegister": [7, 7],
+  "subtensorModule.serveAxonTls": [7, 40],
   "subtensorModule.registerNetwork": [7, 59],
+  "subtensorModule.batchSetWeights": [7, 80],
+  "subtensorModule.transferStake": [7, 86],
+  "subtensorModule.addStakeLimit": [7, 88],
+  "subtensorModule.removeStakeLimit": [7, 89],
   "subtensorModule.startCall": [7, 92],
   "subtensorModule.commitWeights": [7, 96],
   "subtensorModule.revealWeights": [7, 97],
@@ -27,6 +32,7 @@ const CALLS: Record<string, readonly [number, number]> = {
   "subtensorModule.revealMechanismWeights": [7, 116],
   "subtensorModule.commitTimelockedMechanismWeights": [7, 118],
   "subtensorModule.setMechanismWeights": [7, 119],
+  "subtensorModule.registerLimit": [7, 134],
   "utility.batch": [11, 0],
   "utility.batchAll": [11, 2],
   "utility.forceBatch": [11, 4],
@@ -38,13 +44,12 @@ const CALLS: Record<string, readonly [number, number]> = {
 function decodedV15(): { registry: TypeRegistry; metadata: Metadata } {
   const registry = new TypeRegistry();
   const metadata = new Metadata(registry, u8aToHex(RUNTIME.metadata.v15));
-  const silent = [
-    "SudoTransactionExtension",
-    "CheckShieldedTxValidity",
-    "SubtensorTransactionExtension",
-    "DrandPriority",
-  ].map((name) => [name, { extrinsic: {}, payload: {} }]);
-  registry.setMetadata(metadata, undefined, Object.fromEntries(silent));
+  registry.setMetadata(metadata, undefined, {
+    SudoTransactionExtension: { extrinsic: {}, payload: {} },
+    CheckShieldedTxValidity: { extrinsic: {}, payload: {} },
+    SubtensorTransactionExtension: { extrinsic: {}, payload: {} },
+    DrandPriority: { extrinsic: {}, payload: {} },
+  });
   return { registry, metadata };
 }
 

@@ -1,5 +1,5 @@
-import { accountId, h256 } from "../../metadata/runtime-types.ts";
-import { u16, u64, vec } from "../../scale/codec.ts";
+import { accountId, dispatchError, h256 } from "../../metadata/runtime-types.ts";
+import { compact, u16, u64, vec } from "../../scale/codec.ts";
 import { palletErrors, palletEvents } from "../pallet.ts";
 import { SUBTENSOR } from "./storage.ts";
 
@@ -19,6 +19,13 @@ export const subtensorEvents = palletEvents(SUBTENSOR.index, {
   /** hotkey, storage index, hash */
   WeightsCommitted: [85, [accountId, u16, h256]],
   WeightsRevealed: [86, [accountId, u16, h256]],
+  /** netuids, hotkey */
+  BatchWeightsCompleted: [88, [vec(compact(u16)), accountId]],
+  BatchCompletedWithErrors: [89, []],
+  /** netuid, error */
+  BatchWeightItemFailed: [90, [u16, dispatchError]],
+  /** from coldkey, to coldkey, hotkey, from netuid, to netuid, TAO equivalent */
+  StakeTransferred: [91, [accountId, accountId, accountId, u16, u16, u64]],
   /** netuid, block */
   FirstEmissionBlockNumberSet: [95, [u16, u64]],
   /** hotkey, storage index, hash of the ciphertext, round */
@@ -67,10 +74,13 @@ export const subtensorErrors = palletErrors(SUBTENSOR.index, {
   CommittingWeightsTooFast: 81,
   AmountTooLow: 82,
   InsufficientLiquidity: 83,
+  SlippageTooHigh: 84,
+  TransferDisallowed: 85,
   FirstEmissionBlockNumberAlreadySet: 88,
   IncorrectCommitRevealVersion: 110,
   InvalidRevealRound: 111,
   CannotAffordLockCost: 116,
+  RegistrationPriceLimitExceeded: 136,
 });
 
 /**

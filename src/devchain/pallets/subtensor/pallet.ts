@@ -1,5 +1,18 @@
 import { accountId, h256 } from "../../metadata/runtime-types.ts";
-import { boundedBytes, u8, u16, u32, u64, u128, vec } from "../../scale/codec.ts";
+import {
+  bool,
+  boundedBytes,
+  bytes,
+  compact,
+  compactBig,
+  tuple,
+  u8,
+  u16,
+  u32,
+  u64,
+  u128,
+  vec,
+} from "../../scale/codec.ts";
 import { call, entriesOf, type Pallet } from "../pallet.ts";
 import {
   commitHash,
@@ -10,11 +23,11 @@ import {
   revealHash,
 } from "./commit-reveal.ts";
 import { subtensorErrors, subtensorEvents } from "./events.ts";
-import { burnedRegister, registerNetwork, startCall } from "./registration.ts";
-import { guardAxon, serveAxon } from "./serving.ts";
-import { addStake, removeStake } from "./stake.ts";
+import { burnedRegister, registerLimit, registerNetwork, startCall } from "./registration.ts";
+import { guardAxon, serveAxon, serveAxonTls } from "./serving.ts";
+import { addStake, addStakeLimit, removeStake, removeStakeLimit, transferStake } from "./stake.ts";
 import { COMMIT_BYTES_MAX, SUBTENSOR, subtensor } from "./storage.ts";
-import { guardWeights, setWeights, type WeightsCall } from "./weights.ts";
+import { batchSetWeights, guardWeights, setWeights, type WeightsCall } from "./weights.ts";
 
 /** The first mechanism of a subnet, which `set_weights` means. */
 const FIRST_MECHANISM = 0;
@@ -26,6 +39,17 @@ interface WeightsArguments {
   readonly version_key: bigint;
 }
 
+const axon = {
+  netuid: u16,
+  version: u32,
+  ip: u128,
+  port: u16,
+  ip_type: u8,
+  protocol: u8,
+  placeholder1: u8,
+  placeholder2: u8,
+};
+const limit = { limit_price: u64, allow_partial: bool };
 const hashedCommit = { commit_hash: h256 };
 const timelockedCommit = {
   commit: boundedBytes(COMMIT_BYTES_MAX),
@@ -70,19 +94,11 @@ export function subtensorPallet(tempo: number): Pallet {
         { hotkey: accountId, netuid: u16, amount_unstaked: u64 },
         { run: removeStake },
       ),
-      serve_axon: call(
-        4,
-        {
-          netuid: u16,
-          version: u32,
-          ip: u128,
-          port: u16,
-          ip_type: u8,
-          protocol: u8,
-          placeholder1: u8,
-          placeholder2: u8,
-        },
-        { feeless: true, guard: guardAxon, run: serveAxon },
+      serve_axon: call(4, axon, { feeless: true, guard: guardAxon, run: serveAxon }),
+      serve_axon_tls: call(
+        40,
+        { ...axon, certificate: bytes },
+        { feeless: true, guard: guardAxon, run: serveAxonTls },
       ),
       burned_register: call(
         7,
@@ -98,6 +114,36 @@ export function subtensorPallet(tempo: number): Pallet {
         {
           run: (execution, origin, { hotkey }) => registerNetwork(execution, origin, hotkey, tempo),
         },
+      ),
+      batch_set_weights: call(
+        80,
+        {
+          netuids: vec(compact(u16)),
+          weights: vec(vec(tuple(compact(u16), compact(u16)))),
+          version_keys: vec(compactBig(u64)),
+        },
+        { feeless: true, run: batchSetWeights },
+      ),
+      transfer_stake: call(
+        86,
+        {
+          destination_coldkey: accountId,
+          hotkey: accountId,
+          origin_netuid: u16,
+          destination_netuid: u16,
+          alpha_amount: u64,
+        },
+        { run: transferStake },
+      ),
+      add_stake_limit: call(
+        88,
+        { hotkey: accountId, netuid: u16, amount_staked: u64, ...limit },
+        { run: addStakeLimit },
+      ),
+      remove_stake_limit: call(
+        89,
+        { hotkey: accountId, netuid: u16, amount_unstaked: u64, ...limit },
+        { run: removeStakeLimit },
       ),
       start_call: call(
         92,
@@ -162,6 +208,14 @@ export function subtensorPallet(tempo: number): Pallet {
             guardWeights(view, who, weightsCallOf(values, values.mecid)),
           run: (execution, origin, values) =>
             setWeights(execution, origin, weightsCallOf(values, values.mecid)),
+        },
+      ),
+      register_limit: call(
+        134,
+        { netuid: u16, hotkey: accountId, limit_price: u64 },
+        {
+          run: (execution, origin, { netuid, hotkey, limit_price: limit }) =>
+            registerLimit(execution, origin, netuid, hotkey, limit),
         },
       ),
     },

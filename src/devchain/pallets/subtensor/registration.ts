@@ -6,7 +6,7 @@ import { hasOwner } from "./stake.ts";
 import { RAO_PER_TOKEN, ROOT_NETUID, storageIndexOf, subtensor, withElement } from "./storage.ts";
 
 /** Price of a new subnet. It is far more on the real chain. */
-const NETWORK_LOCK_RAO = 1n * RAO_PER_TOKEN;
+export const NETWORK_LOCK_RAO = 1n * RAO_PER_TOKEN;
 /** What a new subnet's pool holds: 1 alpha costs 0.1 TAO at first. */
 const POOL_TAO_RAO = 1_000n * RAO_PER_TOKEN;
 const POOL_ALPHA_RAO = 10_000n * RAO_PER_TOKEN;
@@ -43,6 +43,10 @@ export function registerNetwork(
   subtensor.LastEpochBlock.put(execution, [netuid], BigInt(execution.number));
   subtensor.SubnetOwner.put(execution, [netuid], owner);
   subtensor.SubnetOwnerHotkey.put(execution, [netuid], hotkey);
+  // As on the real chain these are written, not left to their defaults, since clients list them with all subnets.
+  subtensor.Burn.put(execution, [netuid], subtensor.Burn.get(execution, netuid));
+  subtensor.SubnetLocked.put(execution, [netuid], NETWORK_LOCK_RAO);
+  subtensor.TokenSymbol.put(execution, [netuid], subtensor.TokenSymbol.get(execution, netuid));
   subtensor.SubtokenEnabled.put(execution, [netuid], true);
   subtensor.SubnetTAO.put(execution, [netuid], POOL_TAO_RAO);
   subtensor.SubnetAlphaIn.put(execution, [netuid], POOL_ALPHA_RAO);
@@ -70,6 +74,18 @@ export function startCall(execution: Execution, origin: Origin, netuid: number):
   const block = BigInt(execution.number + 1);
   subtensor.FirstEmissionBlockNumber.put(execution, [netuid], block);
   execution.emit(events.FirstEmissionBlockNumberSet, [netuid, block]);
+}
+
+/** `register_limit`: the same, unless the price has risen above what the coldkey wants to pay. */
+export function registerLimit(
+  execution: Execution,
+  origin: Origin,
+  netuid: number,
+  hotkey: Hex,
+  limitRao: bigint,
+): void {
+  ensure(subtensor.Burn.get(execution, netuid) <= limitRao, errors.RegistrationPriceLimitExceeded);
+  burnedRegister(execution, origin, netuid, hotkey);
 }
 
 /** `burned_register`: a coldkey pays the burn and its hotkey gets a uid. */

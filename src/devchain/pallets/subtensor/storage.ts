@@ -4,7 +4,9 @@ import type { Hex } from "../../scale/bytes.ts";
 import {
   bool,
   boundedBytes,
+  bytes,
   type Codec,
+  positiveI128,
   struct,
   tuple,
   u8,
@@ -39,6 +41,7 @@ const COMMIT_REVEAL_VERSION = 4;
 export const COMMIT_BYTES_MAX = 5_000;
 const MAX_WEIGHTS_LIMIT = 65_535;
 
+const DEFAULT_TOKEN_SYMBOL = "α";
 const NO_KEY: Hex = `0x${"00".repeat(32)}`;
 
 export const axonInfo = struct("pallet_subtensor::pallet::AxonInfo", {
@@ -64,6 +67,37 @@ export const NO_AXON: AxonInfo = {
   placeholder2: 0,
 };
 
+/** Longest public key of a neuron's TLS certificate. */
+export const CERTIFICATE_KEY_BYTES_MAX = 64;
+const neuronCertificate = struct("pallet_subtensor::pallet::NeuronCertificate", {
+  public_key: boundedBytes(CERTIFICATE_KEY_BYTES_MAX),
+  algorithm: u8,
+});
+
+/** `I96F32`: a number times 2³². */
+export const fixedI128 = struct("substrate_fixed::FixedI128", { bits: positiveI128 });
+/** `U96F32`: the same. */
+const fixedU128 = struct("substrate_fixed::FixedU128", { bits: u128 });
+/** 1 as a fixed-point number. */
+export const FIXED_ONE = 1n << 32n;
+
+export const subnetIdentity = struct("pallet_subtensor::pallet::SubnetIdentityV3", {
+  subnet_name: bytes,
+  github_repo: bytes,
+  subnet_contact: bytes,
+  subnet_url: bytes,
+  discord: bytes,
+  description: bytes,
+  logo_url: bytes,
+  additional: bytes,
+});
+
+/** How an epoch ranks neurons. Later versions than 425 have it, and clients of those read it; only the first one is here. */
+const epochConsensus = variant("pallet_subtensor::pallet::EpochConsensus", {
+  Yuma: [0],
+  Null: [1],
+});
+
 const recycleOrBurn = variant("pallet_subtensor::pallet::RecycleOrBurnEnum", {
   Burn: [0],
   Recycle: [1],
@@ -83,6 +117,8 @@ const perNeuron = <T>(name: string, codec: Codec<T>) => storage.map(name, [netui
 /** Storage of SubtensorModule, as far as a subnet's software reads it. Stake and emission are in rao of alpha. */
 export const subtensor = {
   Owner: storage.map("Owner", [account], accountId, NO_KEY),
+  /** Hotkeys that a coldkey has staked on. */
+  StakingHotkeys: storage.map("StakingHotkeys", [account], vec(accountId), []),
   OwnedHotkeys: storage.map("OwnedHotkeys", [account], vec(accountId), []),
 
   TotalNetworks: storage.value("TotalNetworks", u16, 0),
@@ -90,8 +126,13 @@ export const subtensor = {
   NetworkRegisteredAt: perSubnet("NetworkRegisteredAt", u64, 0n),
   FirstEmissionBlockNumber: storage.optionalMap("FirstEmissionBlockNumber", [netuid], u64),
   SubtokenEnabled: perSubnet("SubtokenEnabled", bool, false),
+  /** What its registration cost. */
+  SubnetLocked: perSubnet("SubnetLocked", u64, 0n),
   SubnetOwner: perSubnet("SubnetOwner", accountId, NO_KEY),
   SubnetOwnerHotkey: perSubnet("SubnetOwnerHotkey", accountId, NO_KEY),
+  SubnetIdentitiesV3: storage.optionalMap("SubnetIdentitiesV3", [netuid], subnetIdentity),
+  TokenSymbol: perSubnet("TokenSymbol", bytes, Buffer.from(DEFAULT_TOKEN_SYMBOL)),
+  SubnetEpochConsensus: perSubnet("SubnetEpochConsensus", epochConsensus, { type: "Yuma" }),
   SubnetworkN: perSubnet("SubnetworkN", u16, 0),
   MechanismCountCurrent: storage.map("MechanismCountCurrent", [["Twox64Concat", u16]], u8, 1),
 
@@ -99,18 +140,30 @@ export const subtensor = {
   Keys: storage.map("Keys", [netuid, uid], accountId, NO_KEY),
   BlockAtRegistration: storage.map("BlockAtRegistration", [netuid, uid], u64, 0n),
   Axons: storage.optionalMap("Axons", [netuid, account], axonInfo),
+  NeuronCertificates: storage.optionalMap(
+    "NeuronCertificates",
+    [netuid, account],
+    neuronCertificate,
+  ),
   ValidatorPermit: perNeuron("ValidatorPermit", bool),
   Active: perNeuron("Active", bool),
   LastUpdate: perNeuron("LastUpdate", u64),
   Incentive: perNeuron("Incentive", u16),
   Dividends: perNeuron("Dividends", u16),
   Emission: perNeuron("Emission", u64),
+  Bonds: storage.map("Bonds", [netuid, uid], vec(tuple(u16, u16)), []),
   Weights: storage.map("Weights", [netuid, uid], vec(tuple(u16, u16)), []),
 
   TotalHotkeyAlpha: storage.map("TotalHotkeyAlpha", [account, netuid], u64, 0n),
   SubnetTAO: perSubnet("SubnetTAO", u64, 0n),
   SubnetAlphaIn: perSubnet("SubnetAlphaIn", u64, 0n),
   SubnetAlphaOut: perSubnet("SubnetAlphaOut", u64, 0n),
+  /** Alpha per block that the last epoch paid out. */
+  SubnetAlphaOutEmission: perSubnet("SubnetAlphaOutEmission", u64, 0n),
+  SubnetMovingPrice: perSubnet("SubnetMovingPrice", fixedI128, { bits: 0n }),
+  /** Part of the miners' incentive that the last epoch withheld, because it was addressed to the owner. */
+  MinerBurned: perSubnet("MinerBurned", fixedU128, { bits: 0n }),
+  TransferToggle: perSubnet("TransferToggle", bool, true),
   RecycleOrBurn: perSubnet("RecycleOrBurn", recycleOrBurn, { type: "Burn" }),
 
   Tempo: perSubnet("Tempo", u16, DEFAULT_TEMPO_BLOCKS),

@@ -1,6 +1,8 @@
+import type { DispatchError } from "../../metadata/runtime-types.ts";
 import type { Hex } from "../../scale/bytes.ts";
 import {
   type BlockView,
+  DispatchFailure,
   type Execution,
   ensure,
   type Origin,
@@ -67,6 +69,51 @@ export function setWeights(execution: Execution, origin: Origin, call: WeightsCa
   const enabled = subtensor.CommitRevealWeightsEnabled.get(execution, call.netuid);
   ensure(!enabled, errors.CommitRevealEnabled);
   applyWeights(execution, who, call);
+}
+
+/** `batch_set_weights`: weights of several subnets, each by itself. */
+export function batchSetWeights(
+  execution: Execution,
+  origin: Origin,
+  args: {
+    readonly netuids: readonly number[];
+    readonly weights: readonly (readonly (readonly [uid: number, weight: number])[])[];
+    readonly version_keys: readonly bigint[];
+  },
+): void {
+  const who = signerOf(origin);
+  const { netuids, weights, version_keys: keys } = args;
+  const equal = netuids.length === weights.length && netuids.length === keys.length;
+  ensure(equal, errors.InputLengthsUnequal);
+  let failed = false;
+  for (const [i, netuid] of netuids.entries()) {
+    const row = weights[i] ?? [];
+    const error = failureIn(() =>
+      setWeights(execution, origin, {
+        netuid,
+        mechanism: 0,
+        dests: row.map(([uid]) => uid),
+        weights: row.map(([, weight]) => weight),
+        versionKey: keys[i] ?? 0n,
+      }),
+    );
+    if (error === undefined) continue;
+    if (!failed) execution.emit(events.BatchCompletedWithErrors, []);
+    failed = true;
+    execution.emit(events.BatchWeightItemFailed, [netuid, error]);
+  }
+  execution.emit(events.BatchWeightsCompleted, [netuids, who]);
+}
+
+/** Why `work`, which fails before it changes anything, has failed. */
+function failureIn(work: () => void): DispatchError | undefined {
+  try {
+    work();
+    return undefined;
+  } catch (error) {
+    if (error instanceof DispatchFailure) return error.reason;
+    throw error;
+  }
 }
 
 /**
