@@ -14,6 +14,7 @@ import {
 } from "./pallets/pallet.ts";
 import { awaitedRounds, revealTimelocked } from "./pallets/subtensor/commit-reveal.ts";
 import { runDueEpochs } from "./pallets/subtensor/epoch.ts";
+import { decayBurns } from "./pallets/subtensor/registration.ts";
 import {
   BLOCK_HASH_COUNT,
   type Digest,
@@ -178,6 +179,7 @@ export function buildBlock(
   // Before the epoch, which shall count what is revealed.
   runHook(execution, revealTimelocked, onBug);
   runHook(execution, runDueEpochs, onBug);
+  runHook(execution, decayBurns, onBug);
 
   execution.enter({ type: "ApplyExtrinsic", value: [0] });
   timestamp.Now.put(execution, [], nowMs);
@@ -222,7 +224,7 @@ function runHook(
 /** PreRuntime(aura, slot u64 LE), as an encoded digest item. */
 function slotLog(nowMs: bigint): Uint8Array {
   const slot = Buffer.alloc(8);
-  slot.writeBigUInt64LE(nowMs / SLOT_MS);
+  slot.writeBigUInt64LE(nowMs / BigInt(SLOT_MS));
   const logs: Digest = { logs: [{ type: "PreRuntime", value: [AURA_ENGINE, slot] }] };
   return encode(digest, logs).slice(1); // without the length of the list
 }

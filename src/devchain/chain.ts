@@ -29,6 +29,8 @@ export interface ChainOptions {
   readonly fileBytesMax: number;
   /** Blocks per epoch. */
   readonly tempo: number;
+  /** Milliseconds between two blocks, as clients are told. */
+  readonly slotMs: number;
   /** Blocks between the newest one and the newest final one. */
   readonly finalityLagBlocks: number;
   /** Who owns TAO in block 0; the first one also has the sudo key. Ignored when the chain exists. */
@@ -89,7 +91,7 @@ export interface Chain {
  */
 export function openChain(options: ChainOptions): Chain {
   const { dataDir, log } = options;
-  const runtime = buildRuntime(options.tempo, isFeeless);
+  const runtime = buildRuntime(options.tempo, options.slotMs, isFeeless);
   const file = dataDir === undefined ? undefined : openRecordLog(dataDir);
   try {
     return startChain(options, runtime, file);

@@ -4,6 +4,7 @@ import { ConfigError } from "../runtime/settings.ts";
 import { type Closable, closeAll } from "../runtime/shutdown.ts";
 import { FILE_BYTES_MAX, openChain } from "./chain.ts";
 import type { Snapshot } from "./chain-file.ts";
+import { SLOT_MS } from "./pallets/aura.ts";
 import { type Hex, toHex } from "./scale/bytes.ts";
 import { openRpcServer } from "./server.ts";
 import { readSnapshotJson } from "./snapshot-json.ts";
@@ -15,7 +16,10 @@ export interface DevchainOptions {
   readonly port: number;
   /** Folder that keeps the chain; absent, it lives in memory. */
   readonly dataDir?: string | undefined;
-  /** Milliseconds between blocks when nothing happens; a transaction gets its block at once. 0: only then. */
+  /**
+   * Milliseconds between blocks when nothing happens; a transaction gets its block at once. 0: only then, and clients are told
+   * the real chain's 12 seconds.
+   */
   readonly blockMs: number;
   /** Blocks per epoch, of new subnets and, after a start, of those that exist. */
   readonly tempo: number;
@@ -49,6 +53,7 @@ export async function openDevchain(options: DevchainOptions): Promise<Devchain> 
     dataDir,
     fileBytesMax: FILE_BYTES_MAX,
     tempo,
+    slotMs: blockMs > 0 ? blockMs : SLOT_MS,
     finalityLagBlocks,
     endowed: options.endowed.map(({ address, rao }) => ({ account: accountOf(address), rao })),
     snapshot: options.snapshot === undefined ? undefined : snapshotOf(options.snapshot),

@@ -183,10 +183,12 @@ const API_VERSIONS: Readonly<Record<string, number>> = {
  * Puts the pallets together.
  *
  * @param tempo blocks per epoch of new subnets.
+ * @param slotMs time between two blocks, in milliseconds, as clients are told.
  * @param feelessOf reads an extrinsic far enough to say whether its call is free. @throws ScaleError
  */
 export function buildRuntime(
   tempo: number,
+  slotMs: number,
   feelessOf: (extrinsic: Uint8Array, call: Codec<DecodedCall>) => boolean,
 ): Runtime {
   // Utility and Sudo take calls of any pallet, themselves included, so the whole is named before it is known.
@@ -215,8 +217,8 @@ export function buildRuntime(
   });
   const pallets: readonly Pallet[] = [
     systemPallet(eventRecord),
-    timestampPallet,
-    auraPallet,
+    timestampPallet(slotMs),
+    auraPallet(slotMs),
     balancesPallet,
     transactionPaymentPallet,
     subtensorPallet(tempo),

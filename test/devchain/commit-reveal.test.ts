@@ -334,6 +334,36 @@ describe("commit-reveal", () => {
       await query(api, "subtensorModule", "weightCommits", NETUID, VALIDATOR.address),
       null,
     );
+    // A batch takes only what it names, and nothing if one part is wrong.
+    for (const value of [5, 6])
+      assert.equal(
+        (await submit("commitWeights", NETUID, hashOf(NETUID, [value]))).error,
+        undefined,
+      );
+    await untilEpoch();
+    await makeBlocks(1);
+    const batch = (...values: number[]) =>
+      [
+        "batchRevealWeights",
+        NETUID,
+        values.map(() => [MINER_UID]),
+        values.map((value) => [value]),
+        values.map(() => salt),
+        values.map(() => 0),
+      ] as const;
+    assert.equal(await refusal(...batch(5, 4)), "Custom error: 16");
+    assert.equal(
+      await refusal("batchRevealWeights", NETUID, [[1]], [], [], []),
+      "Custom error: 18",
+    );
+    const { records } = await submit(...batch(6, 5));
+    const revealed = records.find(({ event }) => event.method === "WeightsBatchRevealed");
+    assert.deepEqual(revealed?.event.data.toJSON(), [
+      VALIDATOR.address,
+      NETUID,
+      [hashOf(NETUID, [6]), hashOf(NETUID, [5])],
+    ]);
+
     await untilEpoch();
     await makeBlocks(1);
     const expired = ["revealMechanismWeights", NETUID, 1, [MINER_UID], [9], salt, 0] as const;

@@ -191,6 +191,7 @@ test("dev methods are refused unless only this machine reaches the chain", async
     dataDir: undefined,
     fileBytesMax: 0,
     tempo: 20,
+    slotMs: 12_000,
     finalityLagBlocks: 0,
     endowed: [],
     log: undefined,

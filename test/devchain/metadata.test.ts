@@ -3,9 +3,10 @@ import { test } from "node:test";
 import { Metadata, TypeRegistry } from "@polkadot/types";
 import { u8aToHex } from "@polkadot/util";
 import { isFeeless } from "../../src/devchain/extrinsics.ts";
+import { SLOT_MS } from "../../src/devchain/pallets/aura.ts";
 import { buildRuntime } from "../../src/devchain/runtime.ts";
 
-const RUNTIME = buildRuntime(360, isFeeless);
+const RUNTIME = buildRuntime(360, SLOT_MS, isFeeless);
 
 /** Storage keys and calls of Subtensor at spec version 425, written down from its own metadata and source. */
 const CALLS: Record<string, readonly [number, number]> = {
@@ -27,6 +28,7 @@ const CALLS: Record<string, readonly [number, number]> = {
   "subtensorModule.startCall": [7, 92],
   "subtensorModule.commitWeights": [7, 96],
   "subtensorModule.revealWeights": [7, 97],
+  "subtensorModule.batchRevealWeights": [7, 98],
   "subtensorModule.commitTimelockedWeights": [7, 113],
   "subtensorModule.commitMechanismWeights": [7, 115],
   "subtensorModule.revealMechanismWeights": [7, 116],
@@ -94,7 +96,7 @@ test("version 15 describes every runtime API with its inputs and its output", ()
 
 test("the metadata is small and built in no time", () => {
   const start = performance.now();
-  const { metadata } = buildRuntime(360, isFeeless);
+  const { metadata } = buildRuntime(360, SLOT_MS, isFeeless);
   assert(performance.now() - start < 250);
   assert(metadata.v15.length < 64_000);
 });

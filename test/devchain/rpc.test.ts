@@ -44,6 +44,15 @@ describe("the JSON-RPC server", () => {
     assert.equal(specVersion, 425);
   });
 
+  test("tells clients the time between two blocks", async () => {
+    const slotOf = ({ consts }: LocalClient["api"]) => String(consts["aura"]?.["slotDuration"]);
+    assert.equal(slotOf(local.api), "12000");
+    assert.equal(String(local.api.consts["timestamp"]?.["minimumPeriod"]), "6000");
+    const quick = await openLocalClient({ blockMs: 50 });
+    assert.equal(slotOf(quick.api), "50");
+    await quick.close();
+  });
+
   test("serves metadata 14 by its method, and 14 and 15 by version, and no other", async () => {
     const { rpc } = local;
     const atVersion = async (version: number) =>
@@ -376,6 +385,7 @@ describe("blocks", () => {
       dataDir: undefined,
       fileBytesMax: 0,
       tempo: 20,
+      slotMs: 12_000,
       finalityLagBlocks: 0,
       endowed: [],
       log: undefined,

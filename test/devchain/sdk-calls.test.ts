@@ -66,6 +66,29 @@ describe("the calls and answers that the Python SDK uses", () => {
     assert.equal(await failureOf("registerLimit", [NETUID, MINER.address, burn]), undefined);
   });
 
+  test("the price of a registration rises with each and falls with time, if the owner lets it", async () => {
+    const burn = async () => Number(await query(api, "subtensorModule", "burn", OTHER));
+    const register = async (name: string) =>
+      await failureOf("burnedRegister", [OTHER, pairOf(`//Calls/${name}`).address]);
+    const fixed = await burn();
+    assert.equal(await register("p"), undefined);
+    assert.equal(await burn(), fixed);
+    const mult = ((126n << 64n) / 100n).toString();
+    await setStorage(local, "subtensorModule", "burnIncreaseMult", [OTHER], { bits: mult });
+    assert.equal(await register("q"), undefined);
+    assert(Math.abs((await burn()) - fixed * 1.26) < 2);
+    await setStorage(local, "subtensorModule", "burnHalfLife", [OTHER], 8);
+    const high = await burn();
+    for (let i = 0; i < 8; i++) local.chain.produceBlock();
+    assert(Math.abs((await burn()) - high / 2) < 10, `${await burn()} from ${high}`);
+    for (let i = 0; i < 100; i++) local.chain.produceBlock();
+    assert.equal(await burn(), 500_000);
+    await setStorage(local, "subtensorModule", "maxBurn", [OTHER], 550_000);
+    await setStorage(local, "subtensorModule", "burnHalfLife", [OTHER], 0);
+    assert.equal(await register("r"), undefined);
+    assert.equal(await burn(), 550_000);
+  });
+
   test("add_stake_limit() and remove_stake_limit() keep the price, whole or in part", async () => {
     const start = await price(NETUID);
     const limit = Math.floor(start * 1.01);

@@ -56,7 +56,7 @@ async def register(client: bt.Client, netuid: int, keys: Keys) -> None:
 
 async def main() -> None:
     async with bt.Client(URL) as client:
-        same("seconds per block", await client.block_time(), 12.0)
+        same("seconds per block", await client.block_time(), 0.25)
 
         before = await client.balances.get(MINER.coldkey.ss58_address)
         transfer = bt.Transfer(dest_ss58=MINER.coldkey.ss58_address, amount_tao=5)

@@ -29,6 +29,7 @@ import {
   DispatchFailure,
   type Execution,
   ensure,
+  fail,
   type Origin,
   type PalletError,
   signerOf,
@@ -159,13 +160,72 @@ export function revealHash(execution: Execution, origin: Origin, reveal: Reveal)
   ensureEnabled(execution, netuid);
   const index = storageIndexOf(netuid, mecid);
   const found = revealable(execution, who, index, reveal);
-  if (!("position" in found)) return ensure(false, found);
+  if (!("position" in found)) return fail(found);
   // Those before it were overtaken by it.
   const rest = found.waiting.slice(found.position + 1);
   if (rest.length === 0) subtensor.WeightCommits.remove(execution, index, who);
   else subtensor.WeightCommits.put(execution, [index, who], rest);
   applyWeights(execution, who, weightsOf(reveal));
   execution.emit(events.WeightsRevealed, [who, index, found.hash]);
+}
+
+/** The arguments of `batch_reveal_weights`. */
+export interface BatchReveal {
+  readonly netuid: number;
+  readonly uids_list: readonly (readonly number[])[];
+  readonly values_list: readonly (readonly number[])[];
+  readonly salts_list: readonly (readonly number[])[];
+  readonly version_keys: readonly bigint[];
+}
+
+/** The reveals of a batch, all for the first mechanism; undefined if its lists do not have the same length. */
+function revealsOf(batch: BatchReveal): Reveal[] | undefined {
+  const { netuid, uids_list, values_list, salts_list, version_keys } = batch;
+  const lists = [values_list, salts_list, version_keys];
+  if (lists.some((list) => list.length !== uids_list.length)) return undefined;
+  return uids_list.map((uids, i) => ({
+    netuid,
+    mecid: 0,
+    uids,
+    values: values_list[i] ?? [],
+    salt: salts_list[i] ?? [],
+    version_key: version_keys[i] ?? 0n,
+  }));
+}
+
+/** The first objection to one of them. */
+export function guardBatchReveal(
+  view: BlockView,
+  who: Hex,
+  batch: BatchReveal,
+): PalletError | undefined {
+  const reveals = revealsOf(batch);
+  if (reveals === undefined) return errors.InputLengthsUnequal;
+  for (const reveal of reveals) {
+    const refused = guardReveal(view, who, reveal);
+    if (refused !== undefined) return refused;
+  }
+  return undefined;
+}
+
+/** `batch_reveal_weights`: all of them or none. Each takes only its own commit out of the queue. */
+export function batchRevealHashes(execution: Execution, origin: Origin, batch: BatchReveal): void {
+  const who = signerOf(origin);
+  const { netuid } = batch;
+  ensure(subtensor.NetworksAdded.get(execution, netuid), errors.SubnetNotExists);
+  const reveals = revealsOf(batch);
+  ensure(reveals !== undefined, errors.InputLengthsUnequal);
+  ensureEnabled(execution, netuid);
+  const hashes = reveals.map((reveal) => {
+    const found = revealable(execution, who, netuid, reveal);
+    if (!("position" in found)) return fail(found);
+    const rest = found.waiting.filter((_, i) => i !== found.position);
+    if (rest.length === 0) subtensor.WeightCommits.remove(execution, netuid, who);
+    else subtensor.WeightCommits.put(execution, [netuid, who], rest);
+    applyWeights(execution, who, weightsOf(reveal));
+    return found.hash;
+  });
+  execution.emit(events.WeightsBatchRevealed, [who, netuid, hashes]);
 }
 
 const weightsOf = (reveal: Omit<Reveal, "salt">): WeightsCall => ({

@@ -19,6 +19,8 @@ export const subtensorEvents = palletEvents(SUBTENSOR.index, {
   /** hotkey, storage index, hash */
   WeightsCommitted: [85, [accountId, u16, h256]],
   WeightsRevealed: [86, [accountId, u16, h256]],
+  /** hotkey, netuid, hashes */
+  WeightsBatchRevealed: [87, [accountId, u16, vec(h256)]],
   /** netuids, hotkey */
   BatchWeightsCompleted: [88, [vec(compact(u16)), accountId]],
   BatchCompletedWithErrors: [89, []],

@@ -15,8 +15,10 @@ import {
 } from "../../scale/codec.ts";
 import { call, entriesOf, type Pallet } from "../pallet.ts";
 import {
+  batchRevealHashes,
   commitHash,
   commitTimelocked,
+  guardBatchReveal,
   guardCommit,
   guardReveal,
   guardTimelocked,
@@ -169,6 +171,17 @@ export function subtensorPallet(tempo: number): Pallet {
           run: (execution, origin, values) =>
             revealHash(execution, origin, inFirstMechanism(values)),
         },
+      ),
+      batch_reveal_weights: call(
+        98,
+        {
+          netuid: u16,
+          uids_list: vec(vec(u16)),
+          values_list: vec(vec(u16)),
+          salts_list: vec(vec(u16)),
+          version_keys: vec(u64),
+        },
+        { feeless: true, guard: guardBatchReveal, run: batchRevealHashes },
       ),
       commit_timelocked_weights: call(
         113,

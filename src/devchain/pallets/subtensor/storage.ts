@@ -29,7 +29,12 @@ export const RAO_PER_TOKEN = 1_000_000_000n;
 
 /** Defaults of the real chain, except where a comment says otherwise. */
 const DEFAULT_TEMPO_BLOCKS = 360;
-const DEFAULT_BURN_RAO = RAO_PER_TOKEN / 10n; // fixed here; it moves with registrations on the real chain
+const DEFAULT_BURN_RAO = RAO_PER_TOKEN / 10n;
+const DEFAULT_MIN_BURN_RAO = 500_000n;
+const DEFAULT_MAX_BURN_RAO = 100n * RAO_PER_TOKEN;
+const DEFAULT_BURN_HALF_LIFE_BLOCKS = 360;
+/** 1.26 as a fixed-point number with 64 digits after the point. */
+const DEFAULT_BURN_INCREASE = (126n << 64n) / 100n;
 const DEFAULT_WEIGHTS_RATE_LIMIT_BLOCKS = 100n;
 const DEFAULT_MIN_ALLOWED_WEIGHTS = 1_024;
 const DEFAULT_MAX_ALLOWED_UIDS = 256;
@@ -78,8 +83,11 @@ const neuronCertificate = struct("pallet_subtensor::pallet::NeuronCertificate", 
 export const fixedI128 = struct("substrate_fixed::FixedI128", { bits: positiveI128 });
 /** `U96F32`: the same. */
 const fixedU128 = struct("substrate_fixed::FixedU128", { bits: u128 });
-/** 1 as a fixed-point number. */
+/** 1 as a fixed-point number of these. */
 export const FIXED_ONE = 1n << 32n;
+/** `U64F64`: a number times 2⁶⁴. */
+const fixedU64 = struct("substrate_fixed::FixedU128", { bits: u128 });
+export const FIXED_64_ONE = 1n << 64n;
 
 export const subnetIdentity = struct("pallet_subtensor::pallet::SubnetIdentityV3", {
   subnet_name: bytes,
@@ -168,6 +176,12 @@ export const subtensor = {
 
   Tempo: perSubnet("Tempo", u16, DEFAULT_TEMPO_BLOCKS),
   Burn: perSubnet("Burn", u64, DEFAULT_BURN_RAO),
+  MinBurn: perSubnet("MinBurn", u64, DEFAULT_MIN_BURN_RAO),
+  MaxBurn: perSubnet("MaxBurn", u64, DEFAULT_MAX_BURN_RAO),
+  /** Blocks in which the price of a registration halves; 0: it stays. */
+  BurnHalfLife: perSubnet("BurnHalfLife", u16, DEFAULT_BURN_HALF_LIFE_BLOCKS),
+  /** What a registration multiplies its price by. */
+  BurnIncreaseMult: perSubnet("BurnIncreaseMult", fixedU64, { bits: DEFAULT_BURN_INCREASE }),
   WeightsVersionKey: perSubnet("WeightsVersionKey", u64, 0n),
   WeightsSetRateLimit: perSubnet("WeightsSetRateLimit", u64, DEFAULT_WEIGHTS_RATE_LIMIT_BLOCKS),
   CommitRevealWeightsEnabled: perSubnet("CommitRevealWeightsEnabled", bool, true),
