@@ -17,6 +17,7 @@ import {
   freeOf,
   type LocalClient,
   openLocalClient,
+  pairOf,
   post,
   query,
   TAO,
@@ -108,6 +109,8 @@ describe("a snapshot", () => {
 
     await pay(local);
     await pay(local);
+    const born = pairOf("//Dev/born").address;
+    await local.send(call(api, "balances", "transferKeepAlive", born, TAO), ALICE);
     assert.equal(await freeOf(api, BOB.address), free + 2n * TAO);
     const seen: bigint[] = [];
     const item = api.query["system"]?.["account"];
@@ -124,6 +127,7 @@ describe("a snapshot", () => {
     await withDeadline(back);
     assert.deepEqual(seen, [free + 2n * TAO, free]);
     assert.equal(await headOf(local), number);
+    assert.equal(await freeOf(api, born), 0n);
     assert.equal((await api.rpc.chain.getFinalizedHead()).toHex(), hash);
     await pay(local);
     assert.equal(await headOf(local), number + 1);

@@ -50,3 +50,28 @@ test("openTimelocked() refuses another round's signature and every damage", () =
   for (const at of [0, 50, 96, 103, 110, 150, 190, ciphertext.length - 30, ciphertext.length - 1])
     refused(ciphertext.map((byte, i) => (i === at ? byte ^ 1 : byte)));
 });
+
+test("openTimelocked() refuses a ciphertext that opens but was not made by the rules", () => {
+  const secret = new Uint8Array(32).fill(1);
+  // The same esk, sigma and body; U is r·G2 in the first, 12345·G2 in the second.
+  const honest = hex(
+    "ab9e1293fa46ff926f45be6a0685558e6234138124e5868b9c507d4ee88b672fa30b2594df61f8456287" +
+      "6be964a8f6b00bf206edf264eee42b381f8b4302b4182c7e0c7587ddd2c96f30ce5a44e3ed65a16e516d" +
+      "48015891e9936d51bd5a137b2000000000000000dba5a0bdfec0093cfa301e8042075038c341261f8d18" +
+      "727b986958bd5cf6500a20000000000000006688a7c77bf932f188f546db7f6cca42c5ab1075a69ba2d5" +
+      "82f1e5334cc80b092e0000000000000012000000000000006c25eda151d3fa2cee8171b974040c044ae1" +
+      "0c0000000000000004040404040404040404040408000000000000004145535f47434d5f",
+  );
+  const forged = hex(
+    "849d5b3d40fe475b145eebf53d97981bde5a64dea2964807f82561e709e804fee3ecfb5356631b2dedbe" +
+      "82d3d1dad0bb037ece3ecc512226a1e56fbe0b33aab2080ab467d14aadeff5dcd8adc6613b926bc97601" +
+      "a4a1f1287793757b10d68a9320000000000000004b5d9cc021250e8342bf1545787221bc7e1a448d2c60" +
+      "2f2f262eb7d5663d893620000000000000006688a7c77bf932f188f546db7f6cca42c5ab1075a69ba2d5" +
+      "82f1e5334cc80b092e0000000000000012000000000000006c25eda151d3fa2cee8171b974040c044ae1" +
+      "0c0000000000000004040404040404040404040408000000000000004145535f47434d5f",
+  );
+  const signature = signRound(secret, 7n);
+  assert.equal(Buffer.from(openTimelocked(honest, signature)).toString(), "hi");
+  assert.equal(Buffer.from(decryptWith(signature, honest)).toString(), "hi");
+  assert.throws(() => openTimelocked(forged, signature), /not one for this round/);
+});
