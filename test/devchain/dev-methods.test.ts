@@ -1,12 +1,14 @@
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { openChain } from "../../src/devchain/chain.ts";
 import { devMethods, isLoopback } from "../../src/devchain/dev-methods.ts";
 import { openDevchain } from "../../src/devchain/devchain.ts";
+import { openDevchainService } from "../../src/devchain/main.ts";
 import { RpcError } from "../../src/devchain/rpc-params.ts";
+import { openLogger } from "../../src/runtime/logger.ts";
 import { ConfigError } from "../../src/runtime/settings.ts";
 import {
   ALICE,
@@ -185,6 +187,37 @@ describe("a snapshot", () => {
     await assert.rejects(open(cut), ConfigError);
     await assert.rejects(open({ ...(snapshot as object), version: 2 }), /reads 1/);
   });
+});
+
+test("daybreak devchain begins a chain with a snapshot file, and says what is wrong with another", async () => {
+  const directory = mkdtempSync(join(tmpdir(), "devchain-snapshot-"));
+  const path = join(directory, "snapshot.json");
+  const start = async () =>
+    await openDevchainService(
+      {
+        host: "127.0.0.1",
+        port: 0,
+        data: undefined,
+        snapshot: path,
+        blockMs: 10_000,
+        tempo: 20,
+        finalityLagBlocks: 0,
+        endowed: [],
+      },
+      openLogger("test", "silent"),
+    );
+  const first = await openLocalClient();
+  writeFileSync(path, JSON.stringify(await first.rpc("dev_snapshot")));
+  await first.close();
+  const chain = await start();
+  assert.equal(chain.genesisHash, first.chain.genesisHash);
+  await chain.close();
+  writeFileSync(path, "{");
+  await assert.rejects(
+    start(),
+    (error) => error instanceof ConfigError && /cannot be read/.test(error.message),
+  );
+  rmSync(directory, { recursive: true });
 });
 
 test("dev methods are refused unless only this machine reaches the chain", async () => {
