@@ -1,12 +1,12 @@
 import { parseNano } from "../core/money.ts";
-import { integer, type Setting, type SettingsOf, text, url } from "../runtime/settings.ts";
+import { integer, type Setting, type SettingsOf, text, urls } from "../runtime/settings.ts";
 
 /** Settings of `daybreak register`. */
 export const registerSettings = {
   chain: {
     env: "DAYBREAK_REGISTER_CHAIN",
-    help: "WebSocket URL of a Subtensor node",
-    parse: url("ws:", "wss:"),
+    help: "WebSocket URL of a Subtensor node; several of one chain, separated by commas, take over from each other",
+    parse: urls("ws:", "wss:"),
   },
   netuid: {
     env: "DAYBREAK_REGISTER_NETUID",

@@ -9,6 +9,7 @@ import {
   type SettingsOf,
   text,
   url,
+  urls,
 } from "../runtime/settings.ts";
 
 /** Settings of `daybreak gateway`. */
@@ -46,8 +47,8 @@ export const gatewaySettings = {
   },
   chain: {
     env: "DAYBREAK_GATEWAY_CHAIN",
-    help: "WebSocket URL of a Subtensor node",
-    parse: url("ws:", "wss:"),
+    help: "WebSocket URL of a Subtensor node; several of one chain, separated by commas, take over from each other",
+    parse: urls("ws:", "wss:"),
   },
   netuid: {
     env: "DAYBREAK_GATEWAY_NETUID",

@@ -32,7 +32,7 @@ export async function openGateway(config: GatewayConfig, log: Logger): Promise<G
   const opened: Closable[] = [];
   try {
     const chain = await openSubtensor({
-      endpoint: config.chain,
+      endpoints: config.chain,
       connectTimeoutMs: CHAIN_CONNECT_TIMEOUT_MS,
       log,
     });

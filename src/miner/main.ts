@@ -65,7 +65,7 @@ async function open(
   if (forbidden.length > 0) log.warn({ variables: forbidden }, "relay.forbidden_environment");
 
   const chain = await openSubtensor({
-    endpoint: config.chain,
+    endpoints: config.chain,
     connectTimeoutMs: CHAIN_CONNECT_TIMEOUT_MS,
     log,
   });

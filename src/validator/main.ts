@@ -66,7 +66,7 @@ async function open(config: ValidatorConfig, log: Logger, opened: Closable[]): P
   const netuid = netuidOf(config.netuid);
   if (netuid === undefined) throw new ConfigError(`${config.netuid} is not the number of a subnet`);
   const subtensor = await openSubtensor({
-    endpoint: config.chain,
+    endpoints: config.chain,
     connectTimeoutMs: CHAIN_CONNECT_TIMEOUT_MS,
     log,
   });

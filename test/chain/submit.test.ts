@@ -125,7 +125,7 @@ test("ten parallel calls of one key all run, each once", async (t) => {
 test("two clients that share one key get all their calls through", async (t) => {
   const { url, chain } = await openChainAndClient(t);
   const other = await openSubtensor({
-    endpoint: url,
+    endpoints: [url],
     connectTimeoutMs: CONNECT_TIMEOUT_MS,
     log: LOG,
   });
@@ -165,7 +165,7 @@ test("submit() finds its call although the connection drops after it was sent", 
     },
   });
   const chain = await openSubtensor({
-    endpoint: proxy.url,
+    endpoints: [proxy.url],
     connectTimeoutMs: CONNECT_TIMEOUT_MS,
     log: LOG,
   });
@@ -188,7 +188,7 @@ test("submit() refuses to sign when the runtime adds an unknown signed extension
     onAnswer: (answer) => answer.replaceAll(known, unknown),
   });
   const chain = await openSubtensor({
-    endpoint: proxy.url,
+    endpoints: [proxy.url],
     connectTimeoutMs: CONNECT_TIMEOUT_MS,
     log: LOG,
   });

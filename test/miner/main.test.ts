@@ -57,7 +57,7 @@ async function openNetwork(t: TestContext) {
     finalityLagBlocks: 0,
     endowed: [OWNER, MINER_COLDKEY].map(({ address }) => ({ address, rao: 1_000_000n * TAO })),
   });
-  const chain = await openSubtensor({ endpoint: devchain.url, connectTimeoutMs: 10_000, log });
+  const chain = await openSubtensor({ endpoints: [devchain.url], connectTimeoutMs: 10_000, log });
   t.after(async () => {
     await chain.close();
     await devchain.close();
