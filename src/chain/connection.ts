@@ -45,6 +45,8 @@ export interface ConnectionOptions {
 export interface Connection extends Closable {
   /** Hash of block 0, 0x-hex. */
   readonly genesisHash: string;
+  /** Aborts when all calls from then on fail: after `close`, or when no endpoint serves the chain any more. */
+  readonly closed: AbortSignal;
   /**
    * Waits for a connection if there is none, and asks again if the connection is lost: the method must be idempotent.
    *
@@ -275,6 +277,7 @@ export async function openConnection(options: ConnectionOptions): Promise<Connec
   if (genesisHash === undefined) throw new Error("a live connection has a genesis");
   return {
     genesisHash,
+    closed: closing.signal,
     call: (method, ...params) => ask(true, method, params),
     callOnce: (method, ...params) => ask(false, method, params),
     onHeader(kind, listener) {

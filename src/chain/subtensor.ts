@@ -15,7 +15,8 @@ import {
   readWeights,
   type SubnetName,
 } from "./metagraph.ts";
-import { openSubmit, type Submit } from "./submit.ts";
+import { memoryOutbox, type Outbox } from "./outbox.ts";
+import { openSubmitter, type Submit, type SubmitOnce } from "./submit.ts";
 
 /**
  * A Subtensor chain, be it finney or a local one. It reconnects by itself; calls wait up to 30 s for that and then throw
@@ -55,6 +56,12 @@ export interface Subtensor extends Closable {
   /** Every subnet, by netuid. */
   subnets(atHash?: string): Promise<readonly SubnetName[]>;
   readonly submit: Submit;
+  readonly submitOnce: SubmitOnce;
+}
+
+export interface SubtensorOptions extends ConnectionOptions {
+  /** Remembers what `submitOnce` has sent; by default only until the client is closed. The caller closes it afterwards. */
+  readonly outbox?: Outbox;
 }
 
 /**
@@ -62,10 +69,11 @@ export interface Subtensor extends Closable {
  *
  * @throws ChainError "Unreachable" if no node answers within `connectTimeoutMs`; all sockets are closed first.
  */
-export async function openSubtensor(options: ConnectionOptions): Promise<Subtensor> {
-  const { log } = options;
+export async function openSubtensor(options: SubtensorOptions): Promise<Subtensor> {
+  const { log, outbox = memoryOutbox() } = options;
   const connection = await openConnection(options);
   const states = openBlockStates(connection);
+  const submitter = openSubmitter({ connection, states, outbox, log });
   const finalizedListeners = new Set<(head: Head) => void>();
   let newestFinalized = -1;
   connection.onHeader("finalized", (raw) => {
@@ -107,7 +115,11 @@ export async function openSubtensor(options: ConnectionOptions): Promise<Subtens
       return rao(bigintOf(fieldOf(fieldOf(account, "data"), "free")));
     },
     subnets: async (atHash) => await readSubnets(await states.at(atHash)),
-    submit: openSubmit(connection, states),
-    close: () => connection.close(),
+    submit: submitter.submit,
+    submitOnce: submitter.submitOnce,
+    async close() {
+      await connection.close();
+      await submitter.ended();
+    },
   };
 }

@@ -50,9 +50,11 @@ export async function openNodeProxy(target: string, rules: NodeProxyRules): Prom
     for (const client of server.clients) client.terminate();
   };
   const freeze = (): void => {
-    for (const client of server.clients) {
+    for (const [client, socket] of sockets) {
       frozen.add(client);
-      client.pause();
+      // What arrives is still read, so that the end of the connection is seen, but ws gets none of it.
+      socket.removeAllListeners("data");
+      socket.resume();
     }
   };
   let connections = 0;
