@@ -4,6 +4,8 @@ import { SIMULATED_IMAGE } from "../attestation/simulated/image.ts";
 import { openLedger } from "../billing/ledger.ts";
 import { fixedRate } from "../billing/price.ts";
 import { deriveDepositAddress, keypairOf, publicKeyHexOf, verifySr25519 } from "../chain/keys.ts";
+import { openOutboxFile } from "../chain/outbox.ts";
+import { publishCommitment } from "../chain/publish-commitment.ts";
 import { openSubtensor, type Subtensor } from "../chain/subtensor.ts";
 import type { Hotkey, Netuid } from "../core/ids.ts";
 import { openDatabase } from "../runtime/database.ts";
@@ -31,9 +33,12 @@ export async function openGateway(config: GatewayConfig, log: Logger): Promise<G
   const adminKey = loadAdminKey(config.data, config.adminKey, config.adminKeyFile);
   const opened: Closable[] = [];
   try {
+    const outbox = await openOutboxFile(join(config.data, "outbox"));
+    opened.push(outbox);
     const chain = await openSubtensor({
       endpoints: config.chain,
       connectTimeoutMs: CHAIN_CONNECT_TIMEOUT_MS,
+      outbox,
       log,
     });
     opened.push(chain);
@@ -111,9 +116,7 @@ function chainPorts(
       onFinalizedHead,
       epochIndex: async (atHash) => (await chain.epochOf(netuid, atHash)).index,
       commitment: async () => (await chain.commitmentOf(netuid, hotkey))?.fields,
-      commit: async (fields) =>
-        (await chain.submit({ kind: "set_commitment", netuid, fields }, signer, "inBlock"))
-          .blockHash,
+      commit: async (fields) => (await publishCommitment(chain, netuid, signer, fields)).blockHash,
     },
     reports: {
       metagraph: async () => await chain.metagraph(netuid, (await chain.finalizedHead()).hash),

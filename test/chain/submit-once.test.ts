@@ -4,15 +4,18 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { openOutboxFile } from "../../src/chain/outbox.ts";
+import { publishCommitment } from "../../src/chain/publish-commitment.ts";
 import { openSubtensor, type Subtensor } from "../../src/chain/subtensor.ts";
 import {
   ALICE,
   CONNECT_TIMEOUT_MS,
   eventually,
   freshKeypair,
+  hotkey,
   LOG,
   type LocalChainOptions,
   openLocalChain,
+  openSubnet,
   TAO,
 } from "./local-chain.ts";
 import { type NodeProxyRules, openNodeProxy } from "./node-proxy.ts";
@@ -197,6 +200,30 @@ test("an extrinsic whose answer was lost is not signed again, whatever a node sa
   await parts.chain().submitOnce("pay", { kind: "transfer", to, rao: TAO }, ALICE, "finalized");
   assert.equal(await parts.chain().freeBalance(to), TAO);
   assert.equal(new Set(extrinsics).size, 1);
+});
+
+test("publishCommitment() sends each change once, also back to what was there before", async (t) => {
+  let submissions = 0;
+  const parts = await openParts(t, {
+    onRequest: (request) => void (submissions += isSubmission(request) ? 1 : 0),
+  });
+  const owner = freshKeypair();
+  const netuid = await openSubnet(parts.chain(), hotkey(owner.address));
+  submissions = 0;
+  const publish = async (text: string) =>
+    await publishCommitment(parts.chain(), netuid, owner, [Buffer.from(text)]);
+  const published = async () =>
+    Buffer.from(
+      (await parts.chain().commitmentOf(netuid, hotkey(owner.address)))?.fields[0] ?? [],
+    ).toString();
+  const [one, same] = await Promise.all([publish("a"), publish("a")]);
+  assert.deepEqual(same, one);
+  assert.equal(submissions, 1);
+  for (const text of ["b", "a"]) {
+    await publish(text);
+    assert.equal(await published(), text);
+  }
+  assert.equal(submissions, 3);
 });
 
 test("what a node has forgotten is sent again to the one that takes over, in the order of its nonces", async (t) => {
