@@ -12,7 +12,7 @@ import { system } from "./pallets/system.ts";
 import { timestamp } from "./pallets/timestamp.ts";
 import { invalidTransaction, openPool, type Watcher } from "./pool.ts";
 import { openRecordLog } from "./record-log.ts";
-import { buildRuntime, type Runtime } from "./runtime.ts";
+import { buildRuntime, type Runtime, SPEC_VERSION } from "./runtime.ts";
 import { type Hex, toHex } from "./scale/bytes.ts";
 import { type Changes, openState } from "./state.ts";
 
@@ -45,6 +45,10 @@ export interface StateAt extends BlockView {
 
 export interface Chain {
   readonly runtime: Runtime;
+  /** The runtime's version after a block, as `state_getRuntimeVersion` shows it; without a number, after the newest. */
+  versionJson(number?: number): Readonly<Record<string, unknown>>;
+  /** From the next block on the runtime says that it is this version, and only extrinsics signed for it are valid. */
+  upgrade(specVersion: number): void;
   readonly genesis: Block;
   head(): Block;
   finalized(): Block;
@@ -250,6 +254,10 @@ function startChain(
     return block;
   }
 
+  const upgrades = [{ from: 0, version: SPEC_VERSION }];
+  const specVersionAt = (number: number): number =>
+    upgrades.findLast(({ from }) => from <= number)?.version ?? SPEC_VERSION;
+
   const blockOrThrow = (number: number): Block => {
     const block = recent.get(number) ?? (number === 0 ? genesis : undefined);
     if (block === undefined) throw new RangeError(`block ${number} is not kept`);
@@ -258,6 +266,11 @@ function startChain(
 
   return {
     runtime,
+    versionJson: (number = head.number) => ({
+      ...runtime.versionJson,
+      specVersion: specVersionAt(number),
+    }),
+    upgrade: (version) => void upgrades.push({ from: head.number + 1, version }),
     genesis,
     head: () => head,
     // A lag beyond the kept blocks would point to one that is gone.
@@ -283,7 +296,7 @@ function startChain(
       const birthHash = birth < number ? hashOf(birth) : undefined;
       if (birthHash === undefined)
         throw invalidTransaction("Transaction has an ancient birth block");
-      if (!isSignatureValid(extrinsic, genesis.hash, birthHash))
+      if (!isSignatureValid(extrinsic, genesis.hash, birthHash, specVersionAt(head.number)))
         throw invalidTransaction("Transaction has a bad signature");
       const view = nextView();
       const refusal = objectionTo(extrinsic, view);

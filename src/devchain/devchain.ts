@@ -31,6 +31,8 @@ export interface Devchain extends Closable {
   readonly genesisHash: string;
   /** Makes a block now, whatever the clock says. @returns its number. */
   produceBlock(): number;
+  /** From the next block on the chain has this spec version, as after a runtime upgrade; a restart forgets it. */
+  upgradeRuntime(specVersion: number): void;
 }
 
 /**
@@ -89,6 +91,7 @@ export async function openDevchain(options: DevchainOptions): Promise<Devchain> 
     port: server.port,
     genesisHash: chain.genesis.hash,
     produceBlock: () => chain.produce().number,
+    upgradeRuntime: (specVersion) => chain.upgrade(specVersion),
     close() {
       closed ??= (async () => {
         clearInterval(timer);
