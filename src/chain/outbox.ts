@@ -83,14 +83,22 @@ async function openLocked(directory: string, release: () => void): Promise<Outbo
   /** Ends when all work on the file so far has ended, well or not. */
   let busy: Promise<unknown> = Promise.resolve();
   let closed: Promise<void> | undefined;
+  /** Set once, for good: the name of the file may lead to another file than the open one. */
+  let failure: unknown;
 
+  const compact = async (): Promise<void> => {
+    const old = file;
+    ({ file, length } = await writeAnew(directory, records));
+    lines = records.size;
+    await old.close();
+  };
   const append = async (change: Line): Promise<void> => {
-    if (lines > 2 * records.size + DEAD_LINES_MAX) {
-      const old = file;
-      ({ file, length } = await writeAnew(directory, records));
-      lines = records.size;
-      await old.close();
-    }
+    if (failure !== undefined) throw failure;
+    if (lines > 2 * records.size + DEAD_LINES_MAX)
+      await compact().catch((error: unknown) => {
+        failure = error;
+        throw error;
+      });
     const bytes = Buffer.from(`${JSON.stringify(change)}\n`);
     try {
       for (let done = 0; done < bytes.length; ) {

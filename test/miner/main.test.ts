@@ -114,7 +114,9 @@ async function announcedUrl(chain: Subtensor, netuid: number): Promise<string | 
 test("openMiner() announces itself, proves itself and serves the announced gateway", async (t) => {
   const { devchain, chain, netuid } = await openNetwork(t);
   const upstream = await openTestUpstream(t, honestAnswer);
-  const env = environment(t, { chain: devchain.url, netuid, upstream: upstream.url });
+  // Nothing listens at the first: the second takes over.
+  const nodes = `ws://127.0.0.1:1,${devchain.url}`;
+  const env = environment(t, { chain: nodes, netuid, upstream: upstream.url });
   const config = loadSettings(minerSettings, env);
   const miner = await openMiner(config, log, { HTTPS_PROXY: "x" });
   t.after(async () => await miner.close());
