@@ -16,7 +16,7 @@ import {
 const RPC_TIMEOUT_MS = 30_000;
 /** Calls that may wait for a connection. */
 const WAITING_CALLS_MAX = 1_024;
-/** Without a new best block for this long (10 blocks of 12 s) the node is taken for dead. */
+/** Without a new best block for this long (10 blocks of 12 s) the node is taken for dead; then finality is looked at too. */
 const STALLED_MS = 120_000;
 /** A connection that lived this long shows that its endpoint works. */
 const STABLE_MS = 10_000;
@@ -93,8 +93,8 @@ export async function openConnection(options: ConnectionOptions): Promise<Connec
   let lastAttemptError: unknown;
   /** Connections whose node said that it is asked too much. */
   const rateLimited = new WeakSet<JsonRpcSocket>();
-  let highestBlock = -1;
-  let stallTimer: NodeJS.Timeout | undefined;
+  const highest: Record<HeadKind, number> = { best: -1, finalized: -1 };
+  const stallTimers: Partial<Record<HeadKind, NodeJS.Timeout>> = {};
 
   const fail = (error: ChainError): void => {
     failure ??= error;
@@ -110,9 +110,9 @@ export async function openConnection(options: ConnectionOptions): Promise<Connec
       for (const listener of listeners[kind]) listener(header);
       const number = blockNumberOf(header);
       // A node that repeats itself, or follows far behind, is no better than a silent one.
-      if (kind === "best" && number > highestBlock) {
-        highestBlock = number;
-        stallTimer?.refresh();
+      if (number > highest[kind]) {
+        highest[kind] = number;
+        stallTimers[kind]?.refresh();
       }
     } catch (err) {
       log.warn({ err, kind }, "chain.bad_header");
@@ -160,19 +160,38 @@ export async function openConnection(options: ConnectionOptions): Promise<Connec
     }
   };
 
+  /** Finality may pause on the whole chain; a node that has news and does not tell them has lost the subscription. */
+  const checkFinality = async (endpoint: Endpoint, socket: JsonRpcSocket): Promise<void> => {
+    try {
+      const hash = await socket.request("chain_getFinalizedHead", [], rpcTimeoutMs);
+      const header = await socket.request("chain_getHeader", [hash], rpcTimeoutMs);
+      if (blockNumberOf(header) <= highest.finalized) {
+        stallTimers.finalized?.refresh();
+        return;
+      }
+    } catch (err) {
+      log.warn({ endpoint: endpoint.shown, err }, "chain.finality_unknown");
+    }
+    log.warn({ endpoint: endpoint.shown, stalledMs }, "chain.finality_untold");
+    socket.close();
+  };
+
   /** Uses one connection until it is lost. @returns how long it lived, in milliseconds. */
   const useConnection = async (endpoint: Endpoint, socket: JsonRpcSocket): Promise<number> => {
     const startedMs = performance.now();
     live = socket;
-    stallTimer = setTimeout(() => {
+    stallTimers.best = setTimeout(() => {
       log.warn({ endpoint: endpoint.shown, stalledMs }, "chain.stalled");
       socket.close();
     }, stalledMs);
+    stallTimers.finalized = setTimeout(() => void checkFinality(endpoint, socket), stalledMs);
     for (const waiter of waiting) waiter.resolve(socket);
     waiting.clear();
     await socket.gone;
-    clearTimeout(stallTimer);
-    stallTimer = undefined;
+    for (const kind of ["best", "finalized"] as const) {
+      clearTimeout(stallTimers[kind]);
+      delete stallTimers[kind];
+    }
     return performance.now() - startedMs;
   };
 

@@ -84,7 +84,7 @@ async function openLocked(directory: string, release: () => void): Promise<Outbo
   let busy: Promise<unknown> = Promise.resolve();
   let closed: Promise<void> | undefined;
   /** Set once, for good: the name of the file may lead to another file than the open one. */
-  let failure: unknown;
+  let failure: Error | undefined;
 
   const compact = async (): Promise<void> => {
     const old = file;
@@ -95,9 +95,9 @@ async function openLocked(directory: string, release: () => void): Promise<Outbo
   const append = async (change: Line): Promise<void> => {
     if (failure !== undefined) throw failure;
     if (lines > 2 * records.size + DEAD_LINES_MAX)
-      await compact().catch((error: unknown) => {
-        failure = error;
-        throw error;
+      await compact().catch((cause: unknown) => {
+        failure = new Error(`${path} cannot be written anew`, { cause });
+        throw failure;
       });
     const bytes = Buffer.from(`${JSON.stringify(change)}\n`);
     try {

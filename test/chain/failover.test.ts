@@ -97,6 +97,38 @@ suite("failover", { concurrency: 4 }, () => {
     assert.deepEqual(openAtConnect, [0, 0]);
   });
 
+  test("a node that tells of blocks but not of their finality is left as well", async (t) => {
+    let isStuck = false;
+    const { first, second, chain } = await openTwoWays(t, {
+      first: {
+        onAnswer: (answer) => (isStuck && /_finalizedHead"/.test(answer) ? undefined : answer),
+      },
+    });
+    await headsGoOn(chain);
+    isStuck = true;
+    await headsGoOn(chain);
+    assert.deepEqual([first.open(), second.open()], [0, 1]);
+  });
+
+  test("a chain whose finality pauses is no reason to leave its node", async (t) => {
+    const node = await openLocalChain({ blockMs: 100, finalityLagBlocks: 1_000 });
+    const proxy = await openNodeProxy(node.url, {});
+    const chain = await openSubtensor({
+      endpoints: [proxy.url],
+      connectTimeoutMs: CONNECT_TIMEOUT_MS,
+      stalledMs: 1_000,
+      log: LOG,
+    });
+    t.after(async () => {
+      await chain.close();
+      await proxy.close();
+      await node.close();
+    });
+    // Twice the limit.
+    await eventually(() => chain.blockHash(22));
+    assert.equal(proxy.attempts(), 1);
+  });
+
   test("a node that repeats one block for ever is left as well", async (t) => {
     let repeated: string | undefined;
     const { second, chain } = await openTwoWays(t, {
@@ -140,7 +172,12 @@ suite("failover", { concurrency: 4 }, () => {
 
   test("an endpoint that answers 429 is left alone for as long as it says", async (t) => {
     const { first, second, chain } = await openTwoWays(t, {
-      first: { refuse: () => ({ status: 429, headers: { "retry-after": "60" } }) },
+      first: {
+        refuse: () => ({
+          status: 429,
+          headers: { "retry-after": new Date(Date.now() + 60_000).toUTCString() },
+        }),
+      },
     });
     assert.deepEqual([first.attempts(), second.open()], [1, 1]);
     second.drop();
