@@ -31,11 +31,13 @@ export interface Devchain extends Closable {
   readonly genesisHash: string;
   /** Makes a block now, whatever the clock says. @returns its number. */
   produceBlock(): number;
+  /** Takes the newest block back; the next one is a fork of it. For chains in memory. @throws RangeError if it is final. */
+  retractBlock(): void;
 }
 
 /**
  * Starts a local chain that looks like Subtensor to its clients: same calls, storage, events, errors and signatures.
- * One process decides alone what a block is, so there is no consensus and no fork.
+ * One process decides alone what a block is, so there is no consensus, and no fork but by `retractBlock`.
  *
  * @throws ConfigError if the folder or the port cannot be used, or an address is wrong.
  */
@@ -89,6 +91,7 @@ export async function openDevchain(options: DevchainOptions): Promise<Devchain> 
     port: server.port,
     genesisHash: chain.genesis.hash,
     produceBlock: () => chain.produce().number,
+    retractBlock: () => chain.retract(),
     close() {
       closed ??= (async () => {
         clearInterval(timer);

@@ -17,10 +17,12 @@ import { type GenerationDeps, generationRoutes } from "./routes/generation.ts";
 import { type InferenceDeps, inferenceRoutes } from "./routes/inference.ts";
 import { type KeyDeps, keyRoutes } from "./routes/key.ts";
 import { type LedgerDeps, ledgerRoutes } from "./routes/ledger.ts";
+import { type LedgerDepositDeps, ledgerDepositRoutes } from "./routes/ledger-deposits.ts";
 import { type LogDeps, logRoutes } from "./routes/log.ts";
 import { type ModelDeps, modelRoutes } from "./routes/models.ts";
 import { type NetworkDeps, networkRoutes } from "./routes/network.ts";
 import { type OperationDeps, operationRoutes } from "./routes/operations.ts";
+import { type WalletDeps, walletRoutes } from "./routes/wallets.ts";
 
 /** Time a client has to send a whole request, in milliseconds. */
 const REQUEST_TIMEOUT_MS = 120_000;
@@ -40,10 +42,12 @@ export interface GatewayDeps
     InferenceDeps,
     KeyDeps,
     LedgerDeps,
+    LedgerDepositDeps,
     LogDeps,
     ModelDeps,
     NetworkDeps,
-    OperationDeps {
+    OperationDeps,
+    WalletDeps {
   readonly log: Logger;
   readonly headerBytesMax: number;
 }
@@ -80,8 +84,10 @@ export function buildGateway(deps: GatewayDeps): FastifyInstance {
       inferenceRoutes,
       keyRoutes,
       ledgerRoutes,
+      ledgerDepositRoutes,
       modelRoutes,
       networkRoutes,
+      walletRoutes,
     ])
       app.register(async (scope) => routes(scope, deps), { prefix });
   }
@@ -117,7 +123,9 @@ function stackOf(error: Error): string {
 
 function unknownRoute(app: FastifyInstance, request: FastifyRequest): RouterError {
   const url = request.url.split("?")[0] ?? "";
-  const methods = (["GET", "POST"] as const).filter((method) => app.hasRoute({ method, url }));
+  const methods = (["GET", "POST", "DELETE"] as const).filter((method) =>
+    app.hasRoute({ method, url }),
+  );
   return methods.length === 0
     ? new RouterError("not_found", "There is no such path.")
     : new RouterError("method_not_allowed", `This path takes ${methods.join(", ")}.`);

@@ -3,16 +3,31 @@ import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import type { Policy } from "../attestation/policy.ts";
 import { createAccount, createApiKey, findApiKey } from "../billing/accounts.ts";
+import { assignDeposit } from "../billing/assign-deposit.ts";
 import { auditLedger } from "../billing/audit.ts";
-import { listDeposits, openDepositScanner } from "../billing/deposits.ts";
+import { memoOf } from "../billing/deposit-owner.ts";
+import {
+  type Deposit,
+  type DepositScanner,
+  listDeposits,
+  listDepositsIn,
+  openDepositScanner,
+} from "../billing/deposits.ts";
 import type { Ledger } from "../billing/ledger.ts";
 import type { RateSource } from "../billing/price.ts";
+import {
+  createWalletChallenge,
+  linkWallet,
+  listWallets,
+  unlinkWallet,
+} from "../billing/wallets.ts";
 import { encodeAnnouncement } from "../core/commitment.ts";
 import { RouterError } from "../core/errors.ts";
 import { type AccountId, type Hotkey, requestOfGenerationId } from "../core/ids.ts";
 import type { SigningKey } from "../core/jws.ts";
 import { modelOf } from "../core/models.ts";
 import { formatNano, type Rao } from "../core/money.ts";
+import { chainIdOf } from "../core/sign-in-message.ts";
 import type { Database } from "../runtime/database.ts";
 import type { Logger } from "../runtime/logger.ts";
 import type { Registry } from "../runtime/metrics.ts";
@@ -54,8 +69,12 @@ export interface GatewayChain {
   readonly log: LogChain;
   readonly reports: ReportChain;
   readonly deposits: Parameters<typeof openDepositScanner>[0]["chain"];
-  /** Deposit address of an account, from its position under the treasury's public key. */
+  /** Deposit address of an account, from its position under the treasury's public key; 0 is the common address. */
   depositAddressOf(accountIndex: number): string;
+  /** The address with prefix 42 of the same public key. @throws Error if it is no address. */
+  walletAddressOf(address: string): string;
+  /** Whether the wallet signed the text, as wallets sign texts. */
+  verifySignedText(text: string, signature: Uint8Array, address: string): boolean;
 }
 
 export interface GatewayParts {
@@ -104,6 +123,7 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
   let underWay = 0;
   let draining = false;
   let publisher: LogPublisher | undefined;
+  let scanner: DepositScanner | undefined;
   /** Called when the last request has left. */
   let onIdle: (() => void) | undefined;
 
@@ -239,7 +259,38 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
       depositAddressOf: (index) => chain.depositAddressOf(index),
       rateNanoUsdPerTao: () => parts.rate(nowMs()),
       depositMinimumRao: config.depositMinimumTao,
-      depositsOf: async (account) => (await listDeposits(database, account)).map(jsonRow),
+      memoOf,
+      depositsOf: async (account) => {
+        // What was seen is read first: what is booked meanwhile is then in both lists, not in none.
+        const seen = scanner?.seen(account) ?? [];
+        return withSeen(seen, await listDeposits(database, account)).map(jsonRow);
+      },
+      depositsIn: async (state) => (await listDepositsIn(database, state)).map(jsonRow),
+      assignDeposit: async (deposit, account, note) => {
+        await assignDeposit(database, { deposit, account, note });
+        log.warn({ deposit, account }, "deposit.assigned");
+      },
+      walletAddressOf: (address) => chain.walletAddressOf(address),
+      challengeWallet: (account, address) =>
+        createWalletChallenge(database, {
+          account,
+          address,
+          url,
+          chainId: chainIdOf(chain.deposits.genesisHash),
+          nowMs: nowMs(),
+        }),
+      linkWallet: (account, nonce, signature) =>
+        linkWallet(database, {
+          account,
+          nonce,
+          signature,
+          url,
+          nowMs: nowMs(),
+          verify: (text, bytes, address) => chain.verifySignedText(text, bytes, address),
+        }),
+      walletsOf: (account) => listWallets(database, account),
+      unlinkWallet: (account, address) =>
+        unlinkWallet(database, { account, address, nowMs: nowMs() }),
       generationOf: (id, account) => ledger.requestOf(requestOfGenerationId(id) ?? id, account),
       auditLedger: async () =>
         (await auditLedger(database)).map(({ name, value, ok }) => ({
@@ -289,16 +340,15 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
       log,
     });
     opened.push(publisher);
-    opened.push(
-      await openDepositScanner({
-        database,
-        chain: chain.deposits,
-        addressOf: (index) => chain.depositAddressOf(index),
-        rateNanoUsdPerTao: parts.rate,
-        minimumRao: config.depositMinimumTao as Rao,
-        log,
-      }),
-    );
+    scanner = await openDepositScanner({
+      database,
+      chain: chain.deposits,
+      addressOf: (index) => chain.depositAddressOf(index),
+      rateNanoUsdPerTao: parts.rate,
+      minimumRao: config.depositMinimumTao as Rao,
+      log,
+    });
+    opened.push(scanner);
     opened.push(
       openRecovery({
         openHolds: () => ledger.openHolds(),
@@ -411,6 +461,12 @@ function expireLoop(ledger: Ledger, log: Logger): Closable {
       await running;
     },
   };
+}
+
+/** Deposits that are only seen, then those that are booked; each once. */
+function withSeen(seen: readonly Deposit[], booked: readonly Deposit[]): Deposit[] {
+  const ids = new Set(booked.map(({ id }) => id));
+  return [...seen.filter(({ id }) => !ids.has(id)), ...booked];
 }
 
 /** A row with money as decimal strings, as JSON carries it. */

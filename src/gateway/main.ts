@@ -3,7 +3,14 @@ import { localPolicy } from "../attestation/policy.ts";
 import { SIMULATED_IMAGE } from "../attestation/simulated/image.ts";
 import { openLedger } from "../billing/ledger.ts";
 import { fixedRate } from "../billing/price.ts";
-import { deriveDepositAddress, keypairOf, publicKeyHexOf, verifySr25519 } from "../chain/keys.ts";
+import {
+  canonicalAddressOf,
+  deriveDepositAddress,
+  keypairOf,
+  publicKeyHexOf,
+  verifySignedText,
+  verifySr25519,
+} from "../chain/keys.ts";
 import { openSubtensor, type Subtensor } from "../chain/subtensor.ts";
 import type { Hotkey, Netuid } from "../core/ids.ts";
 import { openDatabase } from "../runtime/database.ts";
@@ -123,9 +130,13 @@ function chainPorts(
       genesisHash: chain.genesisHash,
       finalizedHead,
       onFinalizedHead,
+      bestHead: () => chain.bestHead(),
+      onBestHead: (listener) => chain.onBestHead(listener),
       blockHash: (number) => chain.blockHash(number),
       blockFacts: (hash) => chain.blockFacts(hash),
     },
     depositAddressOf: (accountIndex) => deriveDepositAddress(treasuryKeyHex, accountIndex),
+    walletAddressOf: canonicalAddressOf,
+    verifySignedText,
   };
 }

@@ -1,15 +1,35 @@
 import assert from "node:assert/strict";
+import { randomUUID } from "node:crypto";
 import { after, before, describe, test } from "node:test";
+import { createAccount } from "../../src/billing/accounts.ts";
+import { assignDeposit } from "../../src/billing/assign-deposit.ts";
 import { auditLedger } from "../../src/billing/audit.ts";
+import { memoOf } from "../../src/billing/deposit-owner.ts";
 import { type Ledger, openLedger } from "../../src/billing/ledger.ts";
-import { newRequestId, type RequestId } from "../../src/core/ids.ts";
+import { type AccountId, newRequestId, type RequestId } from "../../src/core/ids.ts";
 import { nanoUsd } from "../../src/core/money.ts";
 import { type Database, openDatabase } from "../../src/runtime/database.ts";
 import { fundedAccount, holdOrder, settleOrder, silent } from "./stores.ts";
 
 const ROLL_BACK = new Error("rolled back");
 
+/** A credited deposit that nobody sent. */
+const FORGED = [
+  "deposits that differ from what was taken in",
+  "deposits to an address that is not their account's",
+];
+
+/** Credits the deposit of the linked wallet. */
+const CREDIT = `
+  SELECT ledger.post('credit:wallet', 'credit', NULL, NULL, ARRAY[2, 1]::smallint[],
+    ARRAY[ledger.system_acct(2, 70), ledger.system_acct(1, 40)],
+    ARRAY[ledger.system_acct(2, 40), (SELECT ledger.acct_of(10, account) FROM ledger.deposit WHERE id = 'wallet')],
+    ARRAY[5, 7]);
+  UPDATE ledger.deposit SET state = 'credited', rate = 1, amount_nusd = 7, credited_at = now() WHERE id = 'wallet'`;
+
 interface Ids {
+  /** An account without deposits. */
+  readonly account: AccountId;
   readonly open: RequestId;
   readonly settled: RequestId;
   /** Settled as well. */
@@ -65,8 +85,58 @@ const DAMAGES: readonly {
   },
   {
     damage: () => `INSERT INTO ledger.deposit
-      SELECT 'd', id, 'credited', 1, 'b', 0, 1, 's', 'x', 1, 1, 1, now() FROM ledger.account`,
-    broken: ["deposits that differ from their credits"],
+      SELECT 'd', id, 'credited', 1, 'b', 0, 1, 's', 'x', 1, 1, 1, now(), 'address' FROM ledger.account LIMIT 1`,
+    broken: ["deposits that differ from their credits", ...FORGED],
+  },
+  {
+    damage: () =>
+      `INSERT INTO ledger.journal (id, kind, cause) VALUES ('${randomUUID()}', 'deposit', 'dep:none')`,
+    broken: ["deposits that differ from what was taken in"],
+  },
+  {
+    damage: () => "UPDATE ledger.deposit SET amount_rao = 6 WHERE id = 'common'",
+    broken: [
+      "rao in suspense without a deposit that waits",
+      "deposits that differ from what was taken in",
+    ],
+  },
+  {
+    damage: ({ account }) =>
+      `${CREDIT}; UPDATE ledger.deposit SET account = '${account}' WHERE id = 'wallet'`,
+    broken: [
+      "deposits credited to another account than their own",
+      "deposits from wallets that were never linked to their account",
+    ],
+  },
+  ...["address = 'elsewhere'", "address = 'own'"].map((change) => ({
+    damage: () => `UPDATE ledger.deposit SET ${change} WHERE id = 'common'`,
+    broken: ["deposits to an address that is not their account's"],
+  })),
+  {
+    damage: () => "UPDATE ledger.deposit SET memo = 'daybreak:another' WHERE id = 'memo'",
+    broken: ["deposits by memo whose memo names another account"],
+  },
+  {
+    damage: ({ account }) => `UPDATE ledger.linked_wallet SET account = '${account}'`,
+    broken: [
+      "deposits from wallets that were never linked to their account",
+      "linked wallets whose signed text names another account or address",
+    ],
+  },
+  {
+    damage: ({ account }) =>
+      `UPDATE ledger.deposit SET account = '${account}' WHERE id = 'assigned'`,
+    broken: ["deposits that differ from the operator's decisions"],
+  },
+  {
+    damage: () =>
+      "UPDATE ledger.deposit SET account = NULL, attribution = NULL, state = 'suspense' WHERE id = 'assigned'",
+    broken: ["deposits that differ from the operator's decisions"],
+  },
+  {
+    damage: ({ account }) => `INSERT INTO ledger.wallet_challenge
+      VALUES ('nonce', 'link', '${account}', 'wallet', 'domain', 'message', 1, 2)`,
+    broken: ["challenges that could be used a second time"],
   },
   {
     damage: () => "UPDATE ledger.log_head SET size = size + 1",
@@ -120,6 +190,43 @@ const DAMAGES: readonly {
   })),
 ];
 
+/** One deposit in suspense of each kind, 5 rao each, and the wallet that one came from. */
+async function fillDeposits(database: Database, account: AccountId): Promise<void> {
+  await database.query(
+    "INSERT INTO ledger.deposit_address (address, account) VALUES ('common', NULL), ('own', $1)",
+    [account],
+  );
+  await database.query(
+    "INSERT INTO ledger.linked_wallet VALUES ('nonce', 'wallet', $1::text, 'wallet nonce ' || $1::text, $2, 1)",
+    [account, new Uint8Array(64)],
+  );
+  for (const { id, attribution, memo } of [
+    { id: "common" },
+    { id: "memo", attribution: "memo", memo: memoOf(account) },
+    { id: "wallet", attribution: "wallet" },
+    { id: "assigned" },
+  ]) {
+    await database.query(
+      `SELECT ledger.post('dep:' || $1, 'deposit', NULL, NULL, ARRAY[2]::smallint[],
+         ARRAY[ledger.system_acct(2, 51)], ARRAY[ledger.system_acct(2, 70)], ARRAY[5])`,
+      [id],
+    );
+    await database.query(
+      `INSERT INTO ledger.deposit (id, account, attribution, state, block_number, block_hash, event_index, block_ms,
+                                   sender, address, amount_rao, memo)
+         VALUES ($1, $2, $3, $4, 1, 'block', 0, 1, 'wallet', 'common', 5, $5)`,
+      [
+        id,
+        attribution === undefined ? undefined : account,
+        attribution,
+        attribution === undefined ? "suspense" : "finalized",
+        memo,
+      ],
+    );
+  }
+  await assignDeposit(database, { deposit: "assigned", account, note: "" });
+}
+
 describe("auditLedger()", () => {
   let database: Database;
   let ledger: Ledger;
@@ -135,7 +242,15 @@ describe("auditLedger()", () => {
     await ledger.settle(settleOrder(settled.request, 50n, 40n));
     await ledger.settle(settleOrder(second.request, 50n, 0n));
     await ledger.refund(settled.request, 0, nanoUsd(5n));
-    ids = { open: open.request, settled: settled.request, second: second.request, other };
+    await fillDeposits(database, account);
+    const idle = await createAccount(database, { name: "idle" });
+    ids = {
+      account: idle.id,
+      open: open.request,
+      settled: settled.request,
+      second: second.request,
+      other,
+    };
   });
   after(async () => {
     await ledger.close();

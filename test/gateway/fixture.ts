@@ -9,10 +9,12 @@ import { localPolicy, type Policy } from "../../src/attestation/policy.ts";
 import { SIMULATED_IMAGE } from "../../src/attestation/simulated/image.ts";
 import { type Ledger, openLedger } from "../../src/billing/ledger.ts";
 import {
+  canonicalAddressOf,
   deriveDepositAddress,
   keypairOf,
   newSecret,
   publicKeyHexOf,
+  verifySignedText,
   verifySr25519,
 } from "../../src/chain/keys.ts";
 import { encodeAnnouncement } from "../../src/core/commitment.ts";
@@ -511,10 +513,14 @@ export async function openTestGateway(
         genesisHash: GENESIS,
         finalizedHead: () => Promise.resolve({ ...chain.head(), parentHash: GENESIS }),
         onFinalizedHead: () => () => undefined,
+        bestHead: () => Promise.resolve({ ...chain.head(), parentHash: GENESIS }),
+        onBestHead: () => () => undefined,
         blockHash: (number) => chain.blockHash(number),
         blockFacts: () => Promise.reject(new Error("no blocks here")),
       },
       depositAddressOf: (index) => deriveDepositAddress(TREASURY, index),
+      walletAddressOf: canonicalAddressOf,
+      verifySignedText,
     },
     policy: options.policy ?? localPolicy({ simRoot: network.root.jwk, images: [SIMULATED_IMAGE] }),
     database,

@@ -1,0 +1,100 @@
+-- Whose a deposit is: by its own address, by a memo, by the wallet it came from, or by the operator's word.
+
+-- The common address is watched like the others and belongs to no account.
+ALTER TABLE ledger.deposit_address ALTER account DROP NOT NULL;
+
+ALTER TABLE ledger.deposit ALTER account DROP NOT NULL;
+ALTER TABLE ledger.deposit ADD attribution text CHECK (attribution IN ('address', 'memo', 'wallet', 'operator'));
+ALTER TABLE ledger.deposit ADD memo text; -- what the sender wrote beside the transfer, for people
+UPDATE ledger.deposit SET attribution = 'address';
+ALTER TABLE ledger.deposit DROP CONSTRAINT deposit_state_check;
+ALTER TABLE ledger.deposit ADD CONSTRAINT deposit_state_check
+  CHECK (state IN ('suspense', 'below_minimum', 'finalized', 'credited'));
+ALTER TABLE ledger.deposit ADD CONSTRAINT deposit_owner_check CHECK (
+  (account IS NULL) = (attribution IS NULL)
+  AND CASE state WHEN 'suspense' THEN account IS NULL WHEN 'below_minimum' THEN true ELSE account IS NOT NULL END);
+CREATE INDEX deposit_uncredited ON ledger.deposit (state, block_number) WHERE state IN ('suspense', 'below_minimum');
+CREATE INDEX deposit_unowned_sender ON ledger.deposit (sender) WHERE account IS NULL;
+
+-- The operator's decisions move no money by themselves, and are as permanent as what does.
+ALTER TABLE ledger.journal DROP CONSTRAINT journal_kind_check;
+ALTER TABLE ledger.journal ADD CONSTRAINT journal_kind_check
+  CHECK (kind IN ('settle', 'refund', 'deposit', 'credit', 'assign'));
+
+-- Texts that wait for a wallet's signature. A row is deleted by the first attempt to use it.
+CREATE TABLE ledger.wallet_challenge (
+  nonce text PRIMARY KEY,
+  purpose text NOT NULL CHECK (purpose IN ('link')),
+  account text NOT NULL REFERENCES ledger.account,
+  address text NOT NULL,
+  domain text NOT NULL,
+  message text NOT NULL,
+  issued_ms bigint NOT NULL,
+  expires_ms bigint NOT NULL CHECK (expires_ms > issued_ms)
+);
+CREATE INDEX wallet_challenge_account ON ledger.wallet_challenge (account);
+CREATE INDEX wallet_challenge_expiry ON ledger.wallet_challenge (expires_ms);
+
+-- Wallets whose transfers to the common address are an account's. A row stays when the link ends: it says why earlier
+-- deposits were credited, and the signed text proves it.
+CREATE TABLE ledger.linked_wallet (
+  nonce text PRIMARY KEY, -- of the challenge that was signed
+  address text NOT NULL,  -- ss58 with prefix 42: one text per public key
+  account text NOT NULL REFERENCES ledger.account,
+  message text NOT NULL,
+  signature bytea NOT NULL CHECK (length(signature) = 64),
+  linked_ms bigint NOT NULL,
+  unlinked_ms bigint CHECK (unlinked_ms >= linked_ms)
+);
+CREATE UNIQUE INDEX linked_wallet_address ON ledger.linked_wallet (address) WHERE unlinked_ms IS NULL;
+CREATE INDEX linked_wallet_account ON ledger.linked_wallet (account);
+
+-- Gives a deposit that waits in suspense to an account. It is credited like any other, at the rate of its block.
+-- Returns assigned | repeated | unknown_deposit | unknown_account | conflict (it is another account's, or credited).
+CREATE FUNCTION ledger.assign_deposit(in_deposit text, in_account text, in_note text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+  d ledger.deposit;
+BEGIN
+  PERFORM ledger.take_turn();
+  SELECT * INTO d FROM ledger.deposit WHERE id = in_deposit FOR UPDATE;
+  IF NOT FOUND THEN RETURN 'unknown_deposit'; END IF;
+  IF d.attribution = 'operator' AND d.account = in_account THEN RETURN 'repeated'; END IF;
+  IF d.state NOT IN ('suspense', 'below_minimum') OR d.account <> in_account THEN RETURN 'conflict'; END IF;
+  IF NOT EXISTS (SELECT FROM ledger.account WHERE id = in_account) THEN RETURN 'unknown_account'; END IF;
+  PERFORM ledger.post('assign:' || in_deposit, 'assign', NULL, jsonb_build_object('account', in_account, 'note', in_note),
+                      '{}', '{}', '{}', '{}');
+  UPDATE ledger.deposit SET account = in_account, attribution = 'operator', state = 'finalized' WHERE id = in_deposit;
+  RETURN 'assigned';
+END $$;
+
+-- Every value must be 0.
+CREATE VIEW ledger.deposit_audit AS
+  WITH taken AS (
+    SELECT j.cause, COALESCE(sum(t.amount), 0) AS amount
+    FROM ledger.journal j LEFT JOIN ledger.transfer t ON t.journal = j.id AND t.credit = ledger.system_acct(2, 70)
+    WHERE j.kind = 'deposit' AND j.cause LIKE 'dep:%' GROUP BY j.cause
+  )
+  SELECT 30 AS position, 'deposits that differ from what was taken in' AS name, count(*) AS value
+    FROM ledger.deposit d FULL JOIN taken t ON t.cause = 'dep:' || d.id WHERE d.amount_rao IS DISTINCT FROM t.amount
+  UNION ALL SELECT 31, 'deposits credited to another account than their own', count(*)
+    FROM ledger.deposit d JOIN ledger.transfer t ON t.journal = ledger.journal_id('credit:' || d.id) AND t.ledger = 1
+    JOIN ledger.acct a ON a.id = t.credit WHERE a.owner IS DISTINCT FROM d.account
+  UNION ALL SELECT 32, 'deposits to an address that is not their account''s', count(*)
+    FROM ledger.deposit d LEFT JOIN ledger.deposit_address a ON a.address = d.address
+    WHERE CASE WHEN d.attribution = 'address' THEN a.account IS DISTINCT FROM d.account
+               WHEN d.attribution IN ('memo', 'wallet') OR d.account IS NULL THEN a.address IS NULL OR a.account IS NOT NULL
+               ELSE a.address IS NULL END
+  UNION ALL SELECT 33, 'deposits by memo whose memo names another account', count(*)
+    FROM ledger.deposit WHERE attribution = 'memo' AND memo IS DISTINCT FROM 'daybreak:' || account
+  UNION ALL SELECT 34, 'deposits from wallets that were never linked to their account', count(*)
+    FROM ledger.deposit d WHERE d.attribution = 'wallet'
+      AND NOT EXISTS (SELECT FROM ledger.linked_wallet w WHERE w.address = d.sender AND w.account = d.account)
+  UNION ALL SELECT 35, 'deposits that differ from the operator''s decisions', count(*)
+    FROM (SELECT * FROM ledger.deposit WHERE attribution = 'operator') d
+    FULL JOIN (SELECT * FROM ledger.journal WHERE kind = 'assign') j ON j.cause = 'assign:' || d.id
+    WHERE j.meta ->> 'account' IS DISTINCT FROM d.account OR d.id IS NULL
+  UNION ALL SELECT 36, 'challenges that could be used a second time', count(*)
+    FROM ledger.wallet_challenge c JOIN ledger.linked_wallet w ON w.nonce = c.nonce
+  UNION ALL SELECT 37, 'linked wallets whose signed text names another account or address', count(*)
+    FROM ledger.linked_wallet
+    WHERE position(account IN message) = 0 OR position(address IN message) = 0 OR position(nonce IN message) = 0;

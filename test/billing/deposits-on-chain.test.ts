@@ -1,0 +1,394 @@
+import assert from "node:assert/strict";
+import { after, before, describe, test } from "node:test";
+import { createAccount } from "../../src/billing/accounts.ts";
+import { assignDeposit } from "../../src/billing/assign-deposit.ts";
+import { auditLedger } from "../../src/billing/audit.ts";
+import { memoOf } from "../../src/billing/deposit-owner.ts";
+import {
+  type Deposit,
+  type DepositScanner,
+  listDeposits,
+  listDepositsIn,
+  openDepositScanner,
+} from "../../src/billing/deposits.ts";
+import { createWalletChallenge, linkWallet, unlinkWallet } from "../../src/billing/wallets.ts";
+import { deriveDepositAddress, keypairOf, verifySignedText } from "../../src/chain/keys.ts";
+import { openSubtensor, type Subtensor } from "../../src/chain/subtensor.ts";
+import { RouterError } from "../../src/core/errors.ts";
+import type { AccountId } from "../../src/core/ids.ts";
+import { rao } from "../../src/core/money.ts";
+import { type Database, openDatabase } from "../../src/runtime/database.ts";
+import { CONNECT_TIMEOUT_MS, eventually, LOG } from "../chain/local-chain.ts";
+import { openNodeProxy } from "../chain/node-proxy.ts";
+import {
+  ALICE,
+  BOB,
+  call,
+  type LocalClient,
+  openLocalClient,
+  pairOf,
+  TAO,
+  type Tx,
+} from "../devchain/local-client.ts";
+
+const TREASURY = keypairOf("//Treasury//deposits").publicKeyHex;
+/** 400 USD per TAO. */
+const RATE = 400_000_000_000n;
+const MINIMUM = rao(10_000_000n);
+const FINALITY_LAG = 2;
+/** More than anyone has. */
+const TOO_MUCH = 2n ** 62n;
+
+const addressOf = (index: number): string => deriveDepositAddress(TREASURY, index);
+const COMMON = addressOf(0);
+
+interface Customer {
+  readonly id: AccountId;
+  readonly address: string;
+}
+
+/** A chain whose blocks come with transactions only, an unmodified polkadot-js that pays, and our scanner. */
+describe("deposits on a chain", () => {
+  let local: LocalClient;
+  let database: Database;
+  /** Moves a hook's events out of the extrinsic they came from; the local chain has no hook that pays. */
+  let isInHook = false;
+  let proxy: Awaited<ReturnType<typeof openNodeProxy>>;
+  let chain: Subtensor;
+  let scanner: DepositScanner;
+  let customer: Customer;
+  let other: Customer;
+
+  before(async () => {
+    local = await openLocalClient({ finalityLagBlocks: FINALITY_LAG });
+    database = await openDatabase({ log: LOG });
+    proxy = await openNodeProxy(local.chain.url, {
+      // Transfers of extrinsic 1, as SCALE: phase ApplyExtrinsic(1), pallet 5, event 2; a hook's phase is Finalization.
+      onAnswer: (answer) => (isInHook ? answer.replaceAll("00010000000502", "010502") : answer),
+    });
+    chain = await openSubtensor({
+      endpoint: proxy.url,
+      connectTimeoutMs: CONNECT_TIMEOUT_MS,
+      log: LOG,
+    });
+    scanner = await openDepositScanner({
+      database,
+      chain,
+      addressOf,
+      rateNanoUsdPerTao: () => RATE,
+      minimumRao: MINIMUM,
+      log: LOG,
+    });
+    customer = await newCustomer();
+    other = await newCustomer();
+  });
+  after(async () => {
+    await scanner.close();
+    await chain.close();
+    await proxy.close();
+    await local.close();
+    const broken = (await auditLedger(database)).filter(({ ok }) => !ok);
+    await database.close();
+    assert.deepEqual(broken, []);
+  });
+
+  const newCustomer = async (): Promise<Customer> => {
+    const { id, index } = await createAccount(database, { name: "customer" });
+    return { id, address: addressOf(index) };
+  };
+  const transfer = (to: string, amount: bigint) =>
+    call(local.api, "balances", "transferKeepAlive", to, amount);
+  const remark = (text: string) => call(local.api, "system", "remarkWithEvent", text);
+  const batch = (kind: "batch" | "batchAll" | "forceBatch", ...calls: Tx[]) =>
+    call(local.api, "utility", kind, calls);
+  const sudo = (inner: Tx) => call(local.api, "sudo", "sudo", inner);
+
+  const finalize = async (): Promise<void> => {
+    let head = 0;
+    for (let i = 0; i < FINALITY_LAG; i += 1) head = local.chain.produceBlock();
+    await eventually(async () => scanner.scannedTo() >= head - FINALITY_LAG || undefined);
+  };
+  /** Sends it, waits until its block is booked, and shows what came of it. */
+  const pay = async (tx: Tx, from = ALICE): Promise<Row[]> => {
+    const { blockHash } = await local.send(tx, from);
+    await finalize();
+    return await rowsOf(blockHash);
+  };
+  const rowsOf = async (blockHash: string): Promise<Row[]> => {
+    const all = await Promise.all(
+      (["suspense", "below_minimum", "finalized", "credited"] as const).map((state) =>
+        listDepositsIn(database, state),
+      ),
+    );
+    return all
+      .flat()
+      .filter((deposit) => deposit.blockHash === blockHash)
+      .toSorted((a, b) => eventOf(a) - eventOf(b))
+      .map(({ account, attribution, state, amountRao, memo }) => ({
+        account,
+        attribution,
+        state,
+        amountRao,
+        memo,
+      }));
+  };
+  const eventOf = ({ id }: Deposit): number => Number(id.split(":")[2]);
+  type Row = Pick<Deposit, "account" | "attribution" | "state" | "memo"> & { amountRao: bigint };
+  const row = (amountRao: bigint, over: Partial<Row> = {}): Row => ({
+    account: undefined,
+    attribution: undefined,
+    state: "suspense",
+    memo: undefined,
+    ...over,
+    amountRao,
+  });
+  const byAddress = (amount: bigint): Row =>
+    row(amount, { account: customer.id, attribution: "address", state: "credited" });
+  const byMemo = (amount: bigint): Row => ({
+    ...byAddress(amount),
+    attribution: "memo",
+    memo: memoOf(customer.id),
+  });
+  const creditOf = async ({ id }: Customer): Promise<bigint> => {
+    const [found] = await database.query<{ credit: bigint }>(
+      "SELECT credits - debits AS credit FROM ledger.acct WHERE owner = $1",
+      [id],
+    );
+    return found?.credit ?? 0n;
+  };
+
+  test("a transfer to an account's own address is its, also beside a memo that names another", async () => {
+    assert.deepEqual(await pay(transfer(customer.address, TAO)), [byAddress(TAO)]);
+    assert.equal(await creditOf(customer), RATE);
+    const memo = memoOf(other.id);
+    const rows = await pay(batch("batchAll", transfer(customer.address, TAO), remark(memo)));
+    assert.deepEqual(rows, [{ ...byAddress(TAO), memo }]);
+  });
+
+  test("a failed batch_all brings nothing", async () => {
+    const rows = await pay(
+      batch(
+        "batchAll",
+        transfer(customer.address, TAO),
+        remark(memoOf(customer.id)),
+        transfer(customer.address, TOO_MUCH),
+      ),
+    );
+    assert.deepEqual(rows, []);
+  });
+
+  test("an interrupted batch brings what ran; the memo after the failure did not", async () => {
+    const rows = await pay(
+      batch(
+        "batch",
+        transfer(customer.address, TAO),
+        transfer(COMMON, 2n * TAO),
+        transfer(COMMON, TOO_MUCH),
+        remark(memoOf(customer.id)),
+        transfer(customer.address, TAO),
+      ),
+    );
+    assert.deepEqual(rows, [byAddress(TAO), row(2n * TAO)]);
+  });
+
+  test("a force_batch brings all but what failed, and its memo", async () => {
+    const rows = await pay(
+      batch(
+        "forceBatch",
+        transfer(COMMON, TOO_MUCH),
+        transfer(COMMON, 3n * TAO),
+        remark(memoOf(customer.id)),
+      ),
+    );
+    assert.deepEqual(rows, [byMemo(3n * TAO)]);
+  });
+
+  test("two equal transfers in one extrinsic, and in one block, are two deposits", async () => {
+    const twice = batch(
+      "batchAll",
+      transfer(customer.address, TAO),
+      transfer(customer.address, TAO),
+    );
+    assert.deepEqual(await pay(twice), [byAddress(TAO), byAddress(TAO)]);
+    const before_ = await creditOf(customer);
+    const sent = await Promise.all(
+      [ALICE, BOB].map((from) => local.send(transfer(customer.address, TAO), from)),
+    );
+    await finalize();
+    const [first, second] = sent.map(({ blockHash }) => blockHash);
+    assert.equal(first, second, "one block has both");
+    assert.deepEqual(await rowsOf(first ?? ""), [byAddress(TAO), byAddress(TAO)]);
+    assert.equal(await creditOf(customer), before_ + 2n * RATE);
+  });
+
+  test("dust is recorded and not credited", async () => {
+    const dust = MINIMUM - 1n;
+    assert.deepEqual(await pay(transfer(customer.address, dust)), [
+      { ...byAddress(dust), state: "below_minimum" },
+    ]);
+    assert.deepEqual(await pay(transfer(COMMON, 1n)), [row(1n, { state: "below_minimum" })]);
+  });
+
+  test("a memo counts in nested calls, for its own sender's transfers", async () => {
+    const force = (from: string) =>
+      sudo(call(local.api, "balances", "forceTransfer", from, COMMON, TAO));
+    const memo = remark(memoOf(customer.id));
+    assert.deepEqual(await pay(batch("batchAll", force(ALICE.address), memo)), [byMemo(TAO)]);
+    assert.deepEqual(await pay(batch("batchAll", force(BOB.address), memo)), [row(TAO)]);
+  });
+
+  test("a nested call that failed brings nothing", async () => {
+    const force = call(local.api, "balances", "forceTransfer", BOB.address, COMMON, TOO_MUCH);
+    assert.deepEqual(await pay(sudo(force)), []);
+  });
+
+  test("a memo without its event is none", async () => {
+    const memo = memoOf(customer.id);
+    const silent = call(local.api, "system", "remark", memo);
+    assert.deepEqual(await pay(batch("batchAll", transfer(COMMON, TAO), silent)), [row(TAO)]);
+    // Root cannot remark: the inner call fails, the extrinsic does not. Another remark's event is not this one's.
+    const failed = sudo(remark(memo));
+    const rows = await pay(batch("batchAll", transfer(COMMON, TAO), failed, remark("thanks")));
+    assert.deepEqual(rows, [row(TAO, { memo: "thanks" })]);
+  });
+
+  test("a memo of nobody, and two memos that contradict each other, leave it in suspense", async () => {
+    const nobody = "daybreak:acct_00000000000000000000";
+    assert.deepEqual(await pay(batch("batchAll", transfer(COMMON, TAO), remark(nobody))), [
+      row(TAO, { memo: nobody }),
+    ]);
+    const memos = [customer, other].map(({ id }) => memoOf(id));
+    assert.deepEqual(
+      await pay(batch("batchAll", transfer(COMMON, TAO), ...memos.map((memo) => remark(memo)))),
+      [row(TAO, { memo: memos.join(" ") })],
+    );
+    // Said twice, or beside other remarks, it is still one.
+    const said = [memoOf(customer.id), memoOf(customer.id), "hello", "x".repeat(200)];
+    assert.deepEqual(
+      await pay(batch("batchAll", transfer(COMMON, TAO), ...said.map((memo) => remark(memo)))),
+      [byMemo(TAO)],
+    );
+  });
+
+  test("a transfer that no extrinsic made is credited", async () => {
+    isInHook = true;
+    try {
+      assert.deepEqual(await pay(transfer(customer.address, TAO)), [byAddress(TAO)]);
+      // A hook has no memo, whatever the extrinsics of the block say.
+      const memo = remark(memoOf(customer.id));
+      assert.deepEqual(await pay(batch("batchAll", transfer(COMMON, TAO), memo)), [row(TAO)]);
+    } finally {
+      isInHook = false;
+    }
+  });
+
+  test("a linked wallet's transfer to the common address is its account's; a memo comes first", async () => {
+    const wallet = pairOf("//Wallet");
+    await local.send(transfer(wallet.address, 100n * TAO), ALICE);
+    assert.deepEqual(await pay(transfer(COMMON, TAO), wallet), [row(TAO)]);
+    const url = "https://gateway.example";
+    const { nonce, message } = await createWalletChallenge(database, {
+      account: other.id,
+      address: wallet.address,
+      url,
+      chainId: "polkadot:0",
+      nowMs: 1,
+    });
+    const signature = `0x${Buffer.from(wallet.sign(message)).toString("hex")}`;
+    await linkWallet(database, {
+      account: other.id,
+      nonce,
+      signature,
+      url,
+      nowMs: 2,
+      verify: verifySignedText,
+    });
+    const [waits] = await listDeposits(database, other.id);
+    assert.equal(waits?.state, "suspense", "what came before the link is shown and not credited");
+    const byWallet = row(TAO, { account: other.id, attribution: "wallet", state: "credited" });
+    assert.deepEqual(await pay(transfer(COMMON, TAO), wallet), [byWallet]);
+    const memo = remark(memoOf(customer.id));
+    assert.deepEqual(await pay(batch("batchAll", transfer(COMMON, TAO), memo), wallet), [
+      byMemo(TAO),
+    ]);
+    assert.deepEqual(await pay(transfer(customer.address, TAO), wallet), [byAddress(TAO)]);
+    await unlinkWallet(database, { account: other.id, address: wallet.address, nowMs: 3 });
+    assert.deepEqual(await pay(transfer(COMMON, TAO), wallet), [row(TAO)]);
+  });
+
+  test("assignDeposit() credits what was in suspense or below the minimum, once, at its block's rate", async () => {
+    const late = await newCustomer();
+    await pay(transfer(COMMON, 7n * TAO));
+    await pay(transfer(late.address, 600n));
+    const [unknown] = await listDepositsIn(database, "suspense");
+    const [dust] = await listDepositsIn(database, "below_minimum");
+    assert.equal(unknown?.amountRao, 7n * TAO);
+    assert.ok(dust !== undefined);
+    const assign = async (deposit: string, to: string): Promise<void> =>
+      await assignDeposit(database, { deposit, account: to as AccountId, note: "ticket 17" });
+    await assert.rejects(assign("none", late.id), coded("not_found"));
+    await assert.rejects(assign(unknown.id, "acct_none"), coded("not_found"));
+    await assert.rejects(assign(dust.id, other.id), coded("conflict"));
+    assert.equal(await creditOf(late), 0n);
+    await assign(unknown.id, late.id);
+    await assign(unknown.id, late.id);
+    await assign(dust.id, late.id);
+    await assert.rejects(assign(unknown.id, other.id), coded("conflict"));
+    await finalize();
+    await eventually(async () => ((await creditOf(late)) > 0n ? true : undefined));
+    await assign(unknown.id, late.id);
+    assert.equal(await creditOf(late), 7n * RATE + 240_000n);
+    const deposits = await listDeposits(database, late.id);
+    assert.deepEqual(
+      deposits.map(({ state, attribution }) => [state, attribution]),
+      [
+        ["credited", "operator"],
+        ["credited", "operator"],
+      ],
+    );
+    const journals = await database.query<{ meta: unknown }>(
+      "SELECT meta FROM ledger.journal WHERE cause = $1",
+      [`assign:${unknown.id}`],
+    );
+    assert.deepEqual(journals, [{ meta: { account: late.id, note: "ticket 17" } }]);
+  });
+
+  test("a deposit is seen before its block is final, and gone with a block that is retracted", async () => {
+    const seen = (): readonly Deposit[] => scanner.seen(customer.id);
+    const credit = await creditOf(customer);
+    const { blockHash } = await local.send(
+      batch("batchAll", transfer(customer.address, TAO), transfer(other.address, TAO)),
+      ALICE,
+    );
+    await eventually(async () => (seen().length > 0 ? true : undefined));
+    assert.deepEqual(
+      seen().map(({ state, blockHash: hash, amountRao, rateNanoUsdPerTao }) => [
+        state,
+        hash,
+        amountRao,
+        rateNanoUsdPerTao,
+      ]),
+      [["seen", blockHash, TAO, undefined]],
+    );
+    local.chain.retractBlock();
+    local.chain.produceBlock();
+    await eventually(async () => (seen().length === 0 ? true : undefined));
+    await finalize();
+    assert.deepEqual(await rowsOf(blockHash), []);
+    assert.equal(await creditOf(customer), credit);
+
+    // Sent again, it is in another block; the books never see both.
+    const again = await local.send(transfer(customer.address, TAO), BOB);
+    await eventually(async () => (seen().length > 0 ? true : undefined));
+    const [first] = seen();
+    await finalize();
+    assert.deepEqual(seen(), []);
+    assert.deepEqual(await rowsOf(again.blockHash), [byAddress(TAO)]);
+    assert.equal((await listDeposits(database, customer.id))[0]?.id, first?.id);
+    assert.equal(await creditOf(customer), credit + RATE);
+  });
+});
+
+function coded(code: string) {
+  return (error: unknown): boolean => error instanceof RouterError && error.code === code;
+}
