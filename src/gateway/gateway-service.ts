@@ -38,6 +38,7 @@ import { authenticator } from "./auth.ts";
 import { claimsSigner } from "./claims-signer.ts";
 import type { GatewayConfig } from "./config.ts";
 import { gatewayMetrics } from "./gateway-metrics.ts";
+import { jsonRow } from "./json-row.ts";
 import { keyUsageReader } from "./key-usage.ts";
 import { leafWriter, payerTags } from "./log-leaf.ts";
 import { type LogChain, type LogPublisher, openLogPublisher } from "./log-publisher.ts";
@@ -467,14 +468,4 @@ function expireLoop(ledger: Ledger, log: Logger): Closable {
 function withSeen(seen: readonly Deposit[], booked: readonly Deposit[]): Deposit[] {
   const ids = new Set(booked.map(({ id }) => id));
   return [...seen.filter(({ id }) => !ids.has(id)), ...booked];
-}
-
-/** A row with money as decimal strings, as JSON carries it. */
-function jsonRow(row: object): Record<string, unknown> {
-  return Object.fromEntries(
-    Object.entries(row).map(([key, value]: [string, unknown]) => [
-      key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`),
-      typeof value === "bigint" ? value.toString() : (value ?? null),
-    ]),
-  );
 }

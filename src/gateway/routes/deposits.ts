@@ -1,7 +1,7 @@
 import type { FastifyInstance } from "fastify";
-import { renderSVG } from "uqr";
 import type { AccountId } from "../../core/ids.ts";
 import { formatNano } from "../../core/money.ts";
+import { addressQrs } from "../address-qr.ts";
 import type { ApiKey, Authenticator } from "../auth.ts";
 
 export interface DepositDeps {
@@ -19,15 +19,15 @@ export interface DepositDeps {
 
 /** `POST /deposits` and `GET /deposits/address`: where to send TAO. `GET /deposits`: what came. */
 export function depositRoutes(app: FastifyInstance, deps: DepositDeps): void {
+  const qrOf = addressQrs();
   const instructionsFor = (key: ApiKey) => {
     const address = deps.depositAddressOf(key.accountIndex);
     const rate = deps.rateNanoUsdPerTao();
     return {
       data: {
         address,
-        // No amount URI is understood by all TAO wallets; the plain address is.
         qr: address,
-        qr_svg: renderSVG(address, { ecc: "M", pixelSize: 4, border: 4 }),
+        qr_svg: qrOf(address),
         asset: "TAO",
         minimum_rao: deps.depositMinimumRao.toString(),
         minimum_tao: formatNano(deps.depositMinimumRao),

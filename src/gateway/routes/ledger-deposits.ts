@@ -3,18 +3,15 @@ import { NOTE_CHARS_MAX } from "../../billing/assign-deposit.ts";
 import { RouterError } from "../../core/errors.ts";
 import { type AccountId, accountIdOf } from "../../core/ids.ts";
 import type { Authenticator } from "../auth.ts";
+import { LISTED_STATES, type ListedState, listedStateOf } from "../deposit-commands.ts";
 import { jsonObjectOf, textOf } from "../json-body.ts";
-
-/** States that the operator can list. */
-const STATES = ["suspense", "below_minimum", "finalized", "credited"] as const;
-type State = (typeof STATES)[number];
 
 const ACCOUNT_CHARS_MAX = 64;
 
 export interface LedgerDepositDeps {
   readonly auth: Authenticator;
   /** JSON rows, newest first. */
-  readonly depositsIn: (state: State) => Promise<readonly unknown[]>;
+  readonly depositsIn: (state: ListedState) => Promise<readonly unknown[]>;
   /** @throws RouterError `not_found` or `conflict`. */
   readonly assignDeposit: (deposit: string, account: AccountId, note: string) => Promise<void>;
 }
@@ -27,11 +24,15 @@ export function ledgerDepositRoutes(app: FastifyInstance, deps: LedgerDepositDep
   app.get<{ Querystring: { state?: string } }>("/ledger/deposits", async (request) => {
     deps.auth.requireAdmin(request.raw.headers);
     const { state: wanted = "suspense" } = request.query;
-    const state = STATES.find((each) => each === wanted);
+    const state = listedStateOf(wanted);
     if (state === undefined)
-      throw new RouterError("invalid_request", `state must be one of ${STATES.join(", ")}.`, {
-        details: { param: "state" },
-      });
+      throw new RouterError(
+        "invalid_request",
+        `state must be one of ${LISTED_STATES.join(", ")}.`,
+        {
+          details: { param: "state" },
+        },
+      );
     return { data: await deps.depositsIn(state) };
   });
   app.post<{ Params: { id: string } }>("/ledger/deposits/:id/assign", async (request) => {
