@@ -56,7 +56,7 @@ DECLARE
   d ledger.deposit;
 BEGIN
   PERFORM ledger.take_turn();
-  SELECT * INTO d FROM ledger.deposit WHERE id = in_deposit FOR UPDATE;
+  SELECT * INTO d FROM ledger.deposit WHERE id = in_deposit;
   IF NOT FOUND THEN RETURN 'unknown_deposit'; END IF;
   IF d.attribution = 'operator' AND d.account = in_account THEN RETURN 'repeated'; END IF;
   IF d.state NOT IN ('suspense', 'below_minimum') OR d.account <> in_account THEN RETURN 'conflict'; END IF;
