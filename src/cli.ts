@@ -129,7 +129,7 @@ await serviceCommand(
   },
 );
 
-const { registerSettings } = await import("./chain/config.ts");
+const { registerSettings, sweepSettings } = await import("./chain/config.ts");
 const register = program.command("register").description("register a hotkey in a subnet");
 addOptions(register, registerSettings);
 register.action(async (options: Options) => {
@@ -139,6 +139,22 @@ register.action(async (options: Options) => {
   ]);
   const config = loadSettings(registerSettings, process.env, flagsOf(options));
   const lines = await registerNeuron(config, openLogger("register", "silent"));
+  process.stdout.write(`${lines.join("\n")}\n`);
+});
+
+const sweep = program
+  .command("treasury")
+  .description("move what was paid in")
+  .command("sweep")
+  .description("empty the deposit addresses into the cold wallet; needs the treasury's secret");
+addOptions(sweep, sweepSettings);
+sweep.action(async (options: Options) => {
+  const [{ sweepDeposits }, { openLogger }] = await Promise.all([
+    import("./chain/sweep-deposits.ts"),
+    import("./runtime/logger.ts"),
+  ]);
+  const config = loadSettings(sweepSettings, process.env, flagsOf(options));
+  const lines = await sweepDeposits(config, openLogger("sweep", "silent"));
   process.stdout.write(`${lines.join("\n")}\n`);
 });
 

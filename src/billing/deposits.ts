@@ -8,6 +8,12 @@ import type { Closable } from "../runtime/shutdown.ts";
 import { type Attribution, type DepositOwner, memoOf, ownersOf } from "./deposit-owner.ts";
 import type { RateSource } from "./price.ts";
 import { migrateBilling } from "./schema.ts";
+import {
+  bookTreasury,
+  type TreasuryCode,
+  type TreasuryWallets,
+  treasuryCodes,
+} from "./treasury.ts";
 import { openUnfinalizedDeposits } from "./unfinalized-deposits.ts";
 
 /** Pause after a failed pass over the chain, doubled up to the second. */
@@ -37,6 +43,11 @@ export interface DepositBlock {
   readonly head: ChainHead;
   readonly timestampMs: number;
   readonly transfers: readonly DepositTransfer[];
+  readonly fees: readonly {
+    readonly eventIndex: number;
+    readonly who: string;
+    readonly rao: bigint;
+  }[];
 }
 
 export interface DepositTransfer {
@@ -95,6 +106,8 @@ export interface DepositScannerOptions {
   readonly chain: DepositChain;
   /** Deposit address of the account with this index; accounts count from 1, and 0 is the common address. */
   readonly addressOf: (accountIndex: number) => string;
+  /** Where the operator keeps what was paid in. Addresses with prefix 42. */
+  readonly treasury?: TreasuryWallets;
   readonly rateNanoUsdPerTao: RateSource;
   /** Smaller deposits stay in suspense, rao. */
   readonly minimumRao: Rao;
@@ -309,11 +322,16 @@ function openBook({
   rateNanoUsdPerTao,
   minimumRao,
   startBlock,
+  treasury = {},
   log,
 }: DepositScannerOptions) {
   const genesis8 = chain.genesisHash.replace(/^0x/, "").slice(0, 8);
   /** undefined: a common address. */
   const accountByAddress = new Map<string, AccountId | undefined>();
+
+  const walletCodes = treasuryCodes(treasury);
+  const codeOf = (address: string): TreasuryCode | undefined =>
+    walletCodes.get(address) ?? (accountByAddress.has(address) ? 51 : undefined);
 
   const readCursor = async (): Promise<Cursor | undefined> => {
     const [row] = await database.query<{ number: bigint; hash: string }>(
@@ -381,7 +399,7 @@ function openBook({
     // Our own money between our own addresses is already counted: it was when it came in.
     const ours = transfers.filter(
       ({ to, from, rao: amount }) =>
-        amount > 0n && accountByAddress.has(to) && !accountByAddress.has(from),
+        amount > 0n && accountByAddress.has(to) && codeOf(from) === undefined,
     );
     const owners = await ownersOf(
       database,
@@ -443,6 +461,7 @@ function openBook({
           const deposit = await record(tx, facts, each);
           if (deposit !== undefined) found.push(deposit);
         }
+        await bookTreasury(tx, { genesis8, facts, codeOf, log });
         return await creditAll(tx, found);
       });
       if (credited !== undefined) return { cursor: { number, hash }, credited };

@@ -29,6 +29,16 @@ export interface Transfer {
   readonly memos: readonly string[];
 }
 
+/** What an extrinsic cost its sender, whether it failed or not. */
+export interface Fee {
+  /** Position among the block's events. */
+  readonly eventIndex: number;
+  /** ss58, prefix 42. */
+  readonly who: string;
+  /** Tip included. */
+  readonly rao: Rao;
+}
+
 /** What miners earned when a subnet's epoch ran in this block. */
 export interface MinerEmissions {
   readonly netuid: Netuid;
@@ -41,12 +51,13 @@ export interface BlockFacts {
   /** The block's own time. */
   readonly timestampMs: number;
   readonly transfers: readonly Transfer[];
+  readonly fees: readonly Fee[];
   readonly minerEmissions: readonly MinerEmissions[];
 }
 
 /**
  * Reads one block's events. A transfer counts because `Balances.Transfer` says so, never because a call asks for it:
- * a call inside a failed batch or proxy never ran. Events of failed extrinsics are left out.
+ * a call inside a failed batch or proxy never ran. Events of failed extrinsics are left out, but for the fee.
  */
 export async function readBlockFacts(state: BlockState): Promise<BlockFacts> {
   const [now, events] = await state.read([{ item: TIMESTAMP }, { item: EVENTS }]);
@@ -59,9 +70,14 @@ export async function readBlockFacts(state: BlockState): Promise<BlockFacts> {
   }
   const transfers: Omit<Transfer, "memos">[] = [];
   const remarks: Remark[] = [];
+  const fees: Fee[] = [];
   const minerEmissions: MinerEmissions[] = [];
   for (const [eventIndex, { phase, event }] of records.entries()) {
     const extrinsicIndex = phase.isApplyExtrinsic ? phase.asApplyExtrinsic.toNumber() : undefined;
+    if (isEvent(event, "transactionPayment", "TransactionFeePaid")) {
+      const [who, fee] = eventFields(event, "who", "actualFee");
+      fees.push({ eventIndex, who: accountOf(who), rao: rao(bigintOf(fee)) });
+    }
     if (extrinsicIndex !== undefined && !succeeded.has(extrinsicIndex)) continue;
     if (isEvent(event, "balances", "Transfer")) {
       const [from, to, amount] = eventFields(event, "from", "to", "amount");
@@ -89,6 +105,7 @@ export async function readBlockFacts(state: BlockState): Promise<BlockFacts> {
     head: state.head,
     timestampMs: numberOf(now),
     transfers: await withMemos(state, transfers, remarks),
+    fees,
     minerEmissions,
   };
 }

@@ -115,13 +115,22 @@ export function verifySignedText(text: string, signature: Uint8Array, address: s
  * @throws Error unless `accountIndex` is a non-negative safe integer.
  */
 export function deriveDepositAddress(treasuryPublicKeyHex: string, accountIndex: number): string {
-  if (!Number.isSafeInteger(accountIndex) || accountIndex < 0) {
-    throw new Error("an account index is a non-negative integer");
-  }
-  const [junction] = keyExtractPath(`/acct-${accountIndex}`).path;
+  const [junction] = keyExtractPath(depositPathOf(accountIndex)).path;
   if (junction === undefined) throw new Error("one junction expected");
   const key = sr25519DerivePublic(publicKeyOf(treasuryPublicKeyHex), junction.chainCode);
   return encodeAddress(key, SS58_PREFIX);
+}
+
+/**
+ * The path from the treasury's secret to that of an account's deposit address.
+ *
+ * @throws Error unless `accountIndex` is a non-negative safe integer.
+ */
+export function depositPathOf(accountIndex: number): string {
+  if (!Number.isSafeInteger(accountIndex) || accountIndex < 0) {
+    throw new Error("an account index is a non-negative integer");
+  }
+  return `/acct-${accountIndex}`;
 }
 
 function publicKeyOf(hex: string): Uint8Array {

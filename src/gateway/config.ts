@@ -83,6 +83,18 @@ export const gatewaySettings = {
     help: "public key under which deposit addresses are derived: an ss58 address or 64 hex digits",
     parse: treasury,
   },
+  hotWallet: {
+    env: "DAYBREAK_GATEWAY_HOT_WALLET",
+    help: "ss58 address that pays withdrawals; the gateway watches it and has no key of it",
+    optional: true,
+    parse: walletAddress,
+  },
+  coldWallet: {
+    env: "DAYBREAK_GATEWAY_COLD_WALLET",
+    help: "ss58 address that deposits are swept to; the gateway watches it and has no key of it",
+    optional: true,
+    parse: walletAddress,
+  },
   taoUsd: {
     env: "DAYBREAK_GATEWAY_TAO_USD",
     help: "US dollars per TAO, as fixed:AMOUNT",
@@ -175,6 +187,11 @@ function amount(value: string): bigint {
 
 function adminKey(value: string): string {
   if (!/^\S{16,200}$/.test(value)) throw new Error("16 to 200 characters without spaces");
+  return value;
+}
+
+function walletAddress(value: string): string {
+  if (!/^[1-9A-HJ-NP-Za-km-z]{46,49}$/.test(value)) throw new Error("an ss58 address");
   return value;
 }
 

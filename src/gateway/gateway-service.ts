@@ -15,6 +15,7 @@ import {
 } from "../billing/deposits.ts";
 import type { Ledger } from "../billing/ledger.ts";
 import type { RateSource } from "../billing/price.ts";
+import type { TreasuryWallets } from "../billing/treasury.ts";
 import {
   createWalletChallenge,
   linkWallet,
@@ -72,6 +73,8 @@ export interface GatewayChain {
   readonly deposits: Parameters<typeof openDepositScanner>[0]["chain"];
   /** Deposit address of an account, from its position under the treasury's public key; 0 is the common address. */
   depositAddressOf(accountIndex: number): string;
+  /** Where the operator keeps TAO. */
+  readonly treasury: TreasuryWallets;
   /** The address with prefix 42 of the same public key. @throws Error if it is no address. */
   walletAddressOf(address: string): string;
   /** Whether the wallet signed the text, as wallets sign texts. */
@@ -345,6 +348,7 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
       database,
       chain: chain.deposits,
       addressOf: (index) => chain.depositAddressOf(index),
+      treasury: chain.treasury,
       rateNanoUsdPerTao: parts.rate,
       minimumRao: config.depositMinimumTao as Rao,
       log,

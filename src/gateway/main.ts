@@ -57,7 +57,7 @@ export async function openGateway(config: GatewayConfig, log: Logger): Promise<G
     opened.push(ledger);
     const service = await openGatewayService({
       config,
-      chain: chainPorts(chain, config.netuid as Netuid, hotkey, treasuryKeyOf(config.treasury)),
+      chain: chainPorts(chain, config, hotkey, treasuryKeyOf(config.treasury)),
       policy,
       database,
       ledger,
@@ -89,13 +89,22 @@ function treasuryKeyOf(treasury: string): string {
   }
 }
 
+function walletOf(address: string | undefined, name: string): string | undefined {
+  try {
+    return address === undefined ? undefined : canonicalAddressOf(address);
+  } catch (cause) {
+    throw new ConfigError(`${name} is not a valid address: ${address}`, { cause });
+  }
+}
+
 /** The chain as the gateway's parts see it: each gets the few functions it calls. */
 function chainPorts(
   chain: Subtensor,
-  netuid: Netuid,
+  config: Pick<GatewayConfig, "netuid" | "hotWallet" | "coldWallet">,
   signer: ReturnType<typeof keypairOf>,
   treasuryKeyHex: string,
 ): GatewayChain {
+  const netuid = config.netuid as Netuid;
   const hotkey = signer.address as Hotkey;
   const finalizedHead = () => chain.finalizedHead();
   const onFinalizedHead: Subtensor["onFinalizedHead"] = (listener) =>
@@ -136,6 +145,10 @@ function chainPorts(
       blockFacts: (hash) => chain.blockFacts(hash),
     },
     depositAddressOf: (accountIndex) => deriveDepositAddress(treasuryKeyHex, accountIndex),
+    treasury: {
+      hot: walletOf(config.hotWallet, "DAYBREAK_GATEWAY_HOT_WALLET"),
+      cold: walletOf(config.coldWallet, "DAYBREAK_GATEWAY_COLD_WALLET"),
+    },
     walletAddressOf: canonicalAddressOf,
     verifySignedText,
   };

@@ -1,4 +1,7 @@
 import assert from "node:assert/strict";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { createAccount } from "../../src/billing/accounts.ts";
 import { assignDeposit } from "../../src/billing/assign-deposit.ts";
@@ -14,6 +17,7 @@ import {
 import { createWalletChallenge, linkWallet, unlinkWallet } from "../../src/billing/wallets.ts";
 import { deriveDepositAddress, keypairOf, verifySignedText } from "../../src/chain/keys.ts";
 import { openSubtensor, type Subtensor } from "../../src/chain/subtensor.ts";
+import { sweepDeposits } from "../../src/chain/sweep-deposits.ts";
 import { RouterError } from "../../src/core/errors.ts";
 import type { AccountId } from "../../src/core/ids.ts";
 import { rao } from "../../src/core/money.ts";
@@ -39,6 +43,9 @@ const MINIMUM = rao(10_000_000n);
 const FINALITY_LAG = 2;
 /** More than anyone has. */
 const TOO_MUCH = 2n ** 62n;
+
+const COLD = pairOf("//Cold").address;
+const HOT = pairOf("//Hot");
 
 const addressOf = (index: number): string => deriveDepositAddress(TREASURY, index);
 const COMMON = addressOf(0);
@@ -76,6 +83,7 @@ describe("deposits on a chain", () => {
       database,
       chain,
       addressOf,
+      treasury: { hot: HOT.address, cold: COLD },
       rateNanoUsdPerTao: () => RATE,
       minimumRao: MINIMUM,
       log: LOG,
@@ -397,6 +405,50 @@ describe("deposits on a chain", () => {
     assert.deepEqual(await rowsOf(again.blockHash), [byAddress(TAO)]);
     assert.equal((await listDeposits(database, customer.id))[0]?.id, first?.id);
     assert.equal(await creditOf(customer), credit + RATE);
+  });
+
+  test("a sweep to the cold wallet, its fees and the operator's own TAO are in the books to the rao", async (t) => {
+    await pay(transfer(customer.address, 2n * TAO));
+    const folder = mkdtempSync(join(tmpdir(), "daybreak-sweep-"));
+    t.after(() => rmSync(folder, { recursive: true }));
+    const treasuryFile = join(folder, "treasury");
+    writeFileSync(treasuryFile, "//Treasury//deposits\n");
+    const config = { chain: proxy.url, treasuryFile, to: COLD, accounts: 3, minimumTao: TAO };
+    // Blocks come with transactions only, and a sweep waits for finality.
+    const clock = setInterval(() => local.chain.produceBlock(), 20);
+    t.after(() => clearInterval(clock));
+    const lines = await sweepDeposits(config, LOG);
+    assert.equal(lines.length, 3, lines.join("\n"));
+    const nothing = await sweepDeposits(config, LOG);
+    assert.match(nothing[1] ?? "", /^nothing to sweep/);
+    clearInterval(clock);
+
+    await pay(transfer(HOT.address, 50n * TAO));
+    await pay(transfer(BOB.address, 5n * TAO), HOT);
+    // No deposit: it is ours already.
+    assert.deepEqual(await pay(transfer(customer.address, 3n * TAO), HOT), []);
+    const failed = await local.send(transfer(BOB.address, TOO_MUCH), HOT);
+    assert.match(failed.error ?? "", /FundsUnavailable/);
+    await finalize();
+
+    const { hash } = await chain.finalizedHead();
+    const onChain = async (...addresses: string[]): Promise<bigint> => {
+      const free = await Promise.all(addresses.map((address) => chain.freeBalance(address, hash)));
+      return free.reduce((sum, each) => sum + each, 0n);
+    };
+    const booked = async (code: number): Promise<bigint> => {
+      const [found] = await database.query<{ rao: bigint }>(
+        "SELECT debits - credits AS rao FROM ledger.acct WHERE ledger = 2 AND code = $1",
+        [code],
+      );
+      return found?.rao ?? 0n;
+    };
+    assert.equal(await booked(50), await onChain(HOT.address));
+    assert.equal(await booked(51), await onChain(...[0, 1, 2, 3].map(addressOf)));
+    assert.equal(await booked(52), await onChain(COLD));
+    assert.ok((await booked(52)) > 30n * TAO);
+    assert.ok((await booked(53)) > 0n, "fees");
+    assert.equal(await booked(80), -45n * TAO, "brought 50, took 5");
   });
 });
 

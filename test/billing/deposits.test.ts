@@ -62,6 +62,7 @@ function openFakeChain(genesisHash: string) {
       return Promise.resolve({
         head: headOf(number),
         timestampMs: number * 12_000,
+        fees: [],
         transfers: transfers.map((transfer, i) => ({
           eventIndex: i * 3,
           memos: [],

@@ -519,6 +519,7 @@ export async function openTestGateway(
         blockFacts: () => Promise.reject(new Error("no blocks here")),
       },
       depositAddressOf: (index) => deriveDepositAddress(TREASURY, index),
+      treasury: {},
       walletAddressOf: canonicalAddressOf,
       verifySignedText,
     },

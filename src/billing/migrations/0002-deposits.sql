@@ -19,7 +19,18 @@ CREATE INDEX deposit_unowned_sender ON ledger.deposit (sender) WHERE account IS 
 -- The operator's decisions move no money by themselves, and are as permanent as what does.
 ALTER TABLE ledger.journal DROP CONSTRAINT journal_kind_check;
 ALTER TABLE ledger.journal ADD CONSTRAINT journal_kind_check
-  CHECK (kind IN ('settle', 'refund', 'deposit', 'credit', 'assign'));
+  CHECK (kind IN ('settle', 'refund', 'deposit', 'credit', 'assign', 'treasury', 'withdrawal'));
+
+-- Where the TAO is that was paid in, and what is owed to those who take their credit back.
+INSERT INTO ledger.chart (ledger, code, name, guarded) VALUES
+  (1, 61, 'refunds payable', false),
+  (2, 50, 'hot wallet', false),
+  (2, 52, 'cold wallet', false),
+  (2, 53, 'chain fees', false),
+  (2, 80, 'operator''s own', false);
+INSERT INTO ledger.acct (id, ledger, code, guarded) OVERRIDING SYSTEM VALUE
+  SELECT ledger.system_acct(ledger, code), ledger, code, guarded FROM ledger.chart
+  WHERE (ledger, code) IN ((1, 61), (2, 50), (2, 52), (2, 53), (2, 80));
 
 -- Texts that wait for a wallet's signature. A row is deleted by the first attempt to use it.
 CREATE TABLE ledger.wallet_challenge (
