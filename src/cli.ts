@@ -2,7 +2,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Command } from "commander";
-import type { OperatedLedger } from "./gateway/deposit-commands.ts";
+import type { OperatedLedger } from "./gateway/ledger-commands.ts";
 import { processSettings } from "./runtime/logger.ts";
 import {
   ConfigError,
@@ -193,7 +193,7 @@ const ledgerOptions = (command: Command): Command =>
 ledgerOptions(deposits.command("list").description("print the deposits in one state, newest first"))
   .option("--state <state>", "suspense, below_minimum, finalized or credited", "suspense")
   .action(async (options: LedgerOptions & { state: string }) => {
-    const { depositLines } = await import("./gateway/deposit-commands.ts");
+    const { depositLines } = await import("./gateway/ledger-commands.ts");
     const lines = await depositLines(await operatedLedger(options), options.state);
     process.stdout.write(`${lines.join("\n")}\n`);
   });
@@ -204,9 +204,29 @@ ledgerOptions(
 )
   .requiredOption("--note <text>", "why; it is kept with the decision")
   .action(async (deposit: string, account: string, options: LedgerOptions & { note: string }) => {
-    const { assignDepositTo } = await import("./gateway/deposit-commands.ts");
+    const { assignDepositTo } = await import("./gateway/ledger-commands.ts");
     const ledger = await operatedLedger(options);
     const line = await assignDepositTo(ledger, deposit, account, options.note);
+    process.stdout.write(`${line}\n`);
+  });
+
+const withdrawals = program.command("withdrawals").description("credit that customers take back");
+ledgerOptions(
+  withdrawals.command("list").description("print what is to be paid, oldest first"),
+).action(async (options: LedgerOptions) => {
+  const { withdrawalLines } = await import("./gateway/ledger-commands.ts");
+  const lines = await withdrawalLines(await operatedLedger(options));
+  process.stdout.write(`${lines.join("\n")}\n`);
+});
+ledgerOptions(
+  withdrawals
+    .command("reject <withdrawal>")
+    .description("give the credit back; only for what was not and will not be paid"),
+)
+  .requiredOption("--note <text>", "why; the customer sees it")
+  .action(async (id: string, options: LedgerOptions & { note: string }) => {
+    const { rejectWithdrawalOf } = await import("./gateway/ledger-commands.ts");
+    const line = await rejectWithdrawalOf(await operatedLedger(options), id, options.note);
     process.stdout.write(`${line}\n`);
   });
 

@@ -170,7 +170,7 @@ export interface Ledger extends Closable {
   openHolds(olderThanMs?: number): Promise<OpenHold[]>;
   /** Frees holds that expire before `nowMs`, of any gateway. @returns how many. */
   expire(nowMs: number): Promise<number>;
-  /** An unknown account has zeros. `chargedNusd` is net of refunds. Available is posted − held. */
+  /** An unknown account has zeros. `chargedNusd` is net of refunds, `depositedNusd` of withdrawals. Available is posted − held. */
   balance(account: AccountId): Promise<{
     readonly postedNusd: bigint;
     readonly heldNusd: bigint;
@@ -603,24 +603,28 @@ function readsOf(
         credits: bigint;
         debits: bigint;
         refunded: bigint;
+        withdrawn: bigint;
         held: bigint;
       }>(
         database,
-        `SELECT credits, debits, refunded, held FROM ledger.acct
-          WHERE ledger = 1 AND code = 10 AND owner = $1`,
+        // What was rejected is in credits as well as in debits: leaving it out of both is right for it too.
+        `SELECT credits, debits, refunded, held,
+                (SELECT COALESCE(sum(amount_nusd), 0)::bigint FROM ledger.withdrawal WHERE account = $1) AS withdrawn
+           FROM ledger.acct WHERE ledger = 1 AND code = 10 AND owner = $1`,
         [account],
       );
-      const { credits, debits, refunded, held } = row ?? {
+      const { credits, debits, refunded, withdrawn, held } = row ?? {
         credits: 0n,
         debits: 0n,
         refunded: 0n,
+        withdrawn: 0n,
         held: 0n,
       };
       return {
         postedNusd: credits - debits,
         heldNusd: held,
-        depositedNusd: credits - refunded,
-        chargedNusd: debits - refunded,
+        depositedNusd: credits - refunded - withdrawn,
+        chargedNusd: debits - refunded - withdrawn,
       };
     },
     requestOf: async (id, account) => {

@@ -1,6 +1,7 @@
 import type { Queryable } from "../runtime/database.ts";
 import type { Logger } from "../runtime/logger.ts";
 import type { DepositBlock, DepositTransfer } from "./deposits.ts";
+import { withdrawalsNamedBy } from "./withdrawals.ts";
 
 /** Accounts of the TAO ledger that are addresses on the chain: hot wallet, deposit addresses, cold wallet. */
 export type TreasuryCode = 50 | 51 | 52;
@@ -26,8 +27,8 @@ export function treasuryCodes({ hot, cold }: TreasuryWallets): ReadonlyMap<strin
 }
 
 /**
- * Books what a finalized block did to the treasury's addresses, apart from deposits: sweeps between them, fees they paid,
- * and what the operator brought or took. Each is a journal named after its event, so it is booked once.
+ * Books what a finalized block did to the treasury's addresses, apart from deposits: withdrawals they paid, sweeps between
+ * them, fees, and what the operator brought or took. Each is a journal named after its event, so it is booked once.
  */
 export async function bookTreasury(
   tx: Queryable,
@@ -51,6 +52,13 @@ export async function bookTreasury(
     if (source === target || transfer.rao <= 0n) continue;
     // A deposit, which has a journal of its own.
     if (source === undefined && target === 51) continue;
+    if (source !== undefined && target === undefined) {
+      const paid = await payWithdrawal(tx, source, facts, transfer);
+      if (paid !== undefined) {
+        log.info({ withdrawal: paid, rao: transfer.rao.toString() }, "withdrawal.paid");
+        continue;
+      }
+    }
     const cause = `${source !== undefined && target !== undefined ? "sweep" : "own"}:${idOf(transfer.eventIndex)}`;
     await move(tx, cause, target ?? OPERATOR, source ?? OPERATOR, transfer.rao, transfer);
     if (source === 51 && target === undefined)
@@ -61,6 +69,22 @@ export async function bookTreasury(
     if (source !== undefined && rao > 0n)
       await move(tx, `fee:${idOf(eventIndex)}`, FEES, source, rao);
   }
+}
+
+/** @returns the withdrawal that the transfer pays; undefined if it names none that waits for just this. */
+async function payWithdrawal(
+  tx: Queryable,
+  source: TreasuryCode,
+  { head, timestampMs }: DepositBlock,
+  { memos, to, rao, eventIndex }: DepositTransfer,
+): Promise<string | undefined> {
+  const ids = withdrawalsNamedBy(memos);
+  if (ids.length === 0) return undefined;
+  const [row] = await tx.query<{ id: string | null }>(
+    "SELECT ledger.pay_withdrawal($1::text[], $2, $3, $4, $5, $6, $7, $8) AS id",
+    [ids, to, rao, source, head.number, head.hash, eventIndex, timestampMs],
+  );
+  return row?.id ?? undefined;
 }
 
 /** TAO from one account of the treasury to another: what the addresses have is negative, so the target is debited. */

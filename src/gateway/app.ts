@@ -23,6 +23,7 @@ import { type ModelDeps, modelRoutes } from "./routes/models.ts";
 import { type NetworkDeps, networkRoutes } from "./routes/network.ts";
 import { type OperationDeps, operationRoutes } from "./routes/operations.ts";
 import { type WalletDeps, walletRoutes } from "./routes/wallets.ts";
+import { type WithdrawalDeps, withdrawalRoutes } from "./routes/withdrawals.ts";
 
 /** Time a client has to send a whole request, in milliseconds. */
 const REQUEST_TIMEOUT_MS = 120_000;
@@ -47,7 +48,8 @@ export interface GatewayDeps
     ModelDeps,
     NetworkDeps,
     OperationDeps,
-    WalletDeps {
+    WalletDeps,
+    WithdrawalDeps {
   readonly log: Logger;
   readonly headerBytesMax: number;
 }
@@ -88,6 +90,7 @@ export function buildGateway(deps: GatewayDeps): FastifyInstance {
       modelRoutes,
       networkRoutes,
       walletRoutes,
+      withdrawalRoutes,
     ])
       app.register(async (scope) => routes(scope, deps), { prefix });
   }

@@ -22,6 +22,12 @@ import {
   listWallets,
   unlinkWallet,
 } from "../billing/wallets.ts";
+import {
+  listRequestedWithdrawals,
+  listWithdrawals,
+  rejectWithdrawal,
+  requestWithdrawal,
+} from "../billing/withdrawals.ts";
 import { encodeAnnouncement } from "../core/commitment.ts";
 import { RouterError } from "../core/errors.ts";
 import { type AccountId, type Hotkey, requestOfGenerationId } from "../core/ids.ts";
@@ -62,6 +68,8 @@ const EXPIRE_GRACE_MS = 600_000;
 /** One account may have a quarter of the memory for bodies, so that it cannot shut out the others. */
 const ACCOUNT_SHARE_DIVISOR = 4;
 const READY_TIMEOUT_MS = 2_000;
+/** When to ask again after a price was missing. */
+const PRICE_RETRY_SECONDS = 30;
 /** A key may send this many seconds' worth of its rate at once. */
 const BURST_SECONDS = 10;
 
@@ -295,6 +303,19 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
       walletsOf: (account) => listWallets(database, account),
       unlinkWallet: (account, address) =>
         unlinkWallet(database, { account, address, nowMs: nowMs() }),
+      requestWithdrawal: async (account, address, amount) => {
+        const rateNanoUsdPerTao = parts.rate(nowMs());
+        if (rateNanoUsdPerTao === undefined)
+          throw new RouterError("overloaded", "There is no price of TAO right now.", {
+            retryAfterSeconds: PRICE_RETRY_SECONDS,
+          });
+        const minimumRao = config.depositMinimumTao as Rao;
+        const order = { account, address, amount, rateNanoUsdPerTao, minimumRao, nowMs: nowMs() };
+        return jsonRow(await requestWithdrawal(database, order));
+      },
+      withdrawalsOf: async (account) => (await listWithdrawals(database, account)).map(jsonRow),
+      requestedWithdrawals: async () => (await listRequestedWithdrawals(database)).map(jsonRow),
+      rejectWithdrawal: (id, note) => rejectWithdrawal(database, { id, note, nowMs: nowMs() }),
       generationOf: (id, account) => ledger.requestOf(requestOfGenerationId(id) ?? id, account),
       auditLedger: async () =>
         (await auditLedger(database)).map(({ name, value, ok }) => ({

@@ -19,13 +19,15 @@ const FORGED = [
   "deposits to an address that is not their account's",
 ];
 
-/** Credits the deposit of the linked wallet. */
-const CREDIT = `
-  SELECT ledger.post('credit:wallet', 'credit', NULL, NULL, ARRAY[2, 1]::smallint[],
+/** Credits a deposit of 5 rao with 7 nano-USD. */
+function creditOf(id: string): string {
+  return `
+  SELECT ledger.post('credit:${id}', 'credit', NULL, NULL, ARRAY[2, 1]::smallint[],
     ARRAY[ledger.system_acct(2, 70), ledger.system_acct(1, 40)],
-    ARRAY[ledger.system_acct(2, 40), (SELECT ledger.acct_of(10, account) FROM ledger.deposit WHERE id = 'wallet')],
+    ARRAY[ledger.system_acct(2, 40), (SELECT ledger.acct_of(10, account) FROM ledger.deposit WHERE id = '${id}')],
     ARRAY[5, 7]);
-  UPDATE ledger.deposit SET state = 'credited', rate = 1, amount_nusd = 7, credited_at = now() WHERE id = 'wallet'`;
+  UPDATE ledger.deposit SET state = 'credited', rate = 1, amount_nusd = 7, credited_at = now() WHERE id = '${id}'`;
+}
 
 interface Ids {
   /** An account without deposits. */
@@ -102,7 +104,7 @@ const DAMAGES: readonly {
   },
   {
     damage: ({ account }) =>
-      `${CREDIT}; UPDATE ledger.deposit SET account = '${account}' WHERE id = 'wallet'`,
+      `${creditOf("wallet")}; UPDATE ledger.deposit SET account = '${account}' WHERE id = 'wallet'`,
     broken: [
       "deposits credited to another account than their own",
       "deposits from wallets that were never linked to their account",
@@ -137,6 +139,24 @@ const DAMAGES: readonly {
     damage: ({ account }) => `INSERT INTO ledger.wallet_challenge
       VALUES ('nonce', 'link', '${account}', 'wallet', 'domain', 'message', 1, 2)`,
     broken: ["challenges that could be used a second time"],
+  },
+  ...["amount_nusd = 3", "state = 'rejected', note = '', ended_ms = 1"].map((change) => ({
+    damage: () => `UPDATE ledger.withdrawal SET ${change} WHERE id = 'wd_requested'`,
+    broken: [
+      "withdrawals that differ from their journals",
+      "USD owed to withdrawals that nobody requested",
+    ],
+  })),
+  ...[
+    "block_number = NULL, block_hash = NULL, event_index = NULL, state = 'rejected', note = ''",
+    "amount_rao = 3",
+  ].map((change) => ({
+    damage: () => `UPDATE ledger.withdrawal SET ${change} WHERE id = 'wd_paid'`,
+    broken: ["withdrawals that differ from their journals"],
+  })),
+  {
+    damage: () => "UPDATE ledger.withdrawal SET address = 'another' WHERE id = 'wd_paid'",
+    broken: ["wallets that were paid more than they paid in"],
   },
   {
     damage: () => "UPDATE ledger.log_head SET size = size + 1",
@@ -204,6 +224,7 @@ async function fillDeposits(database: Database, account: AccountId): Promise<voi
     { id: "common" },
     { id: "memo", attribution: "memo", memo: memoOf(account) },
     { id: "wallet", attribution: "wallet" },
+    { id: "credited", attribution: "wallet" },
     { id: "assigned" },
   ]) {
     await database.query(
@@ -225,6 +246,20 @@ async function fillDeposits(database: Database, account: AccountId): Promise<voi
     );
   }
   await assignDeposit(database, { deposit: "assigned", account, note: "" });
+  await database.exec(creditOf("credited"));
+  for (const id of ["wd_requested", "wd_paid", "wd_rejected"]) {
+    const [row] = await database.query(
+      "SELECT ledger.request_withdrawal($1, $2, 'wallet', 2, 1, 2, 1, 5) AS verdict",
+      [id, account],
+    );
+    assert.deepEqual(row, { verdict: "requested" });
+    if (id === "wd_paid")
+      await database.query(
+        "SELECT ledger.pay_withdrawal(ARRAY['wd_paid'], 'wallet', 2, 50, 1, 'block', 0, 1) AS id",
+      );
+    if (id === "wd_rejected")
+      await database.query("SELECT ledger.reject_withdrawal($1, '', 1)", [id]);
+  }
 }
 
 describe("auditLedger()", () => {

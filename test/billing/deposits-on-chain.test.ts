@@ -3,6 +3,7 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
+import type { KeyringPair } from "@polkadot/keyring/types";
 import { createAccount } from "../../src/billing/accounts.ts";
 import { assignDeposit } from "../../src/billing/assign-deposit.ts";
 import { auditLedger } from "../../src/billing/audit.ts";
@@ -14,13 +15,20 @@ import {
   listDepositsIn,
   openDepositScanner,
 } from "../../src/billing/deposits.ts";
+import { openLedger } from "../../src/billing/ledger.ts";
 import { createWalletChallenge, linkWallet, unlinkWallet } from "../../src/billing/wallets.ts";
+import {
+  listRequestedWithdrawals,
+  listWithdrawals,
+  rejectWithdrawal,
+  requestWithdrawal,
+} from "../../src/billing/withdrawals.ts";
 import { deriveDepositAddress, keypairOf, verifySignedText } from "../../src/chain/keys.ts";
 import { openSubtensor, type Subtensor } from "../../src/chain/subtensor.ts";
 import { sweepDeposits } from "../../src/chain/sweep-deposits.ts";
 import { RouterError } from "../../src/core/errors.ts";
 import type { AccountId } from "../../src/core/ids.ts";
-import { rao } from "../../src/core/money.ts";
+import { nanoUsd, rao } from "../../src/core/money.ts";
 import { type Database, openDatabase } from "../../src/runtime/database.ts";
 import { CONNECT_TIMEOUT_MS, eventually, LOG } from "../chain/local-chain.ts";
 import { openNodeProxy } from "../chain/node-proxy.ts";
@@ -35,6 +43,7 @@ import {
   TAO,
   type Tx,
 } from "../devchain/local-client.ts";
+import { holdOrder } from "./stores.ts";
 
 const TREASURY = keypairOf("//Treasury//deposits").publicKeyHex;
 /** 400 USD per TAO. */
@@ -158,6 +167,23 @@ describe("deposits on a chain", () => {
     attribution: "memo",
     memo: memoOf(customer.id),
   });
+  /** What the books say an address of ours has. */
+  const booked = async (code: number): Promise<bigint> => {
+    const [found] = await database.query<{ rao: bigint }>(
+      "SELECT debits - credits AS rao FROM ledger.acct WHERE ledger = 2 AND code = $1",
+      [code],
+    );
+    return found?.rao ?? 0n;
+  };
+  const link = async (wallet: KeyringPair, account: AccountId): Promise<void> => {
+    const { address } = wallet;
+    const url = "https://gateway.example";
+    const asked = { account, address, url, chainId: "polkadot:0", nowMs: 1 };
+    const { nonce, message } = await createWalletChallenge(database, asked);
+    const signature = `0x${Buffer.from(wallet.sign(message)).toString("hex")}`;
+    const answer = { account, nonce, signature, url, nowMs: 2, verify: verifySignedText };
+    await linkWallet(database, answer);
+  };
   const creditOf = async ({ id }: Customer): Promise<bigint> => {
     const [found] = await database.query<{ credit: bigint }>(
       "SELECT credits - debits AS credit FROM ledger.acct WHERE owner = $1",
@@ -305,23 +331,7 @@ describe("deposits on a chain", () => {
     const wallet = pairOf("//Wallet");
     await local.send(transfer(wallet.address, 100n * TAO), ALICE);
     assert.deepEqual(await pay(transfer(COMMON, TAO), wallet), [row(TAO)]);
-    const url = "https://gateway.example";
-    const { nonce, message } = await createWalletChallenge(database, {
-      account: other.id,
-      address: wallet.address,
-      url,
-      chainId: "polkadot:0",
-      nowMs: 1,
-    });
-    const signature = `0x${Buffer.from(wallet.sign(message)).toString("hex")}`;
-    await linkWallet(database, {
-      account: other.id,
-      nonce,
-      signature,
-      url,
-      nowMs: 2,
-      verify: verifySignedText,
-    });
+    await link(wallet, other.id);
     const [waits] = await listDeposits(database, other.id);
     assert.equal(waits?.state, "suspense", "what came before the link is shown and not credited");
     const byWallet = row(TAO, { account: other.id, attribution: "wallet", state: "credited" });
@@ -407,18 +417,102 @@ describe("deposits on a chain", () => {
     assert.equal(await creditOf(customer), credit + RATE);
   });
 
+  test("a withdrawal is paid by a transfer that names it, to the rao, once", async () => {
+    const wallet = pairOf("//Wallet/2");
+    const saver = await newCustomer();
+    await local.send(transfer(wallet.address, 100n * TAO), ALICE);
+    await local.send(transfer(HOT.address, 50n * TAO), ALICE);
+    await link(wallet, saver.id);
+    await pay(transfer(COMMON, 10n * TAO), wallet);
+    await pay(transfer(saver.address, 10n * TAO));
+    const request = async (amount: bigint, address = wallet.address) =>
+      await requestWithdrawal(database, {
+        account: saver.id,
+        address,
+        amount: nanoUsd(amount),
+        rateNanoUsdPerTao: 2n * RATE,
+        minimumRao: MINIMUM,
+        nowMs: 5,
+      });
+    // Only to a linked wallet, what it brought, while it is unused.
+    await assert.rejects(request(RATE, ALICE.address), coded("invalid_request"));
+    await assert.rejects(request(10n * RATE + 1n), coded("invalid_request"));
+    await assert.rejects(request(1n), coded("invalid_request"));
+    const ledger = await openLedger({ database, gateway: "gw", log: LOG });
+    try {
+      assert.deepEqual(await ledger.hold(holdOrder(saver.id, 15n * RATE)), { ok: true });
+      await assert.rejects(request(6n * RATE), coded("insufficient_credit"));
+      const first = await request(4n * RATE);
+      const second = await request(1n * RATE);
+      await assert.rejects(request(1n * RATE), coded("insufficient_credit"));
+      assert.deepEqual([first.amountRao, first.state], [2n * TAO, "requested"]);
+      assert.deepEqual(
+        (await listRequestedWithdrawals(database)).map(({ id }) => id).toSorted(),
+        [first.id, second.id].toSorted(),
+      );
+      assert.deepEqual(await ledger.balance(saver.id), {
+        postedNusd: 15n * RATE,
+        heldNusd: 15n * RATE,
+        depositedNusd: 15n * RATE,
+        chargedNusd: 0n,
+      });
+
+      const payment = (amount: bigint, memo: string, to = wallet.address) =>
+        batch("batchAll", transfer(to, amount), remark(memo));
+      const stateOf = async (id: string) =>
+        (await listWithdrawals(database, saver.id)).find((each) => each.id === id);
+      // Another amount, another address, another payer: it still waits.
+      await pay(payment(2n * TAO - 1n, first.memo), HOT);
+      await pay(payment(2n * TAO, first.memo, BOB.address), HOT);
+      await pay(payment(2n * TAO, first.memo), ALICE);
+      assert.equal((await stateOf(first.id))?.state, "requested");
+      const { blockHash, blockNumber } = await local.send(payment(2n * TAO, first.memo), HOT);
+      await finalize();
+      const paid = await stateOf(first.id);
+      assert.deepEqual(
+        [paid?.state, paid?.blockHash, paid?.blockNumber],
+        ["paid", blockHash, blockNumber],
+      );
+      const { transfers } = await chain.blockFacts(blockHash);
+      assert.deepEqual(
+        transfers.filter(({ eventIndex }) => eventIndex === paid?.eventIndex).map(({ to }) => to),
+        [wallet.address],
+        "the proof leads to the transfer",
+      );
+      // Paid again, it is the operator's own TAO.
+      await pay(payment(2n * TAO, first.memo), HOT);
+
+      await rejectWithdrawal(database, { id: second.id, note: "ticket 18", nowMs: 6 });
+      await rejectWithdrawal(database, { id: second.id, note: "again", nowMs: 7 });
+      const reject = async (id: string): Promise<void> =>
+        await rejectWithdrawal(database, { id, note: "", nowMs: 8 });
+      await assert.rejects(reject(first.id), coded("conflict"));
+      await assert.rejects(reject("wd_none"), coded("not_found"));
+      assert.equal((await stateOf(second.id))?.note, "ticket 18");
+      assert.deepEqual(await ledger.balance(saver.id), {
+        postedNusd: 16n * RATE,
+        heldNusd: 15n * RATE,
+        depositedNusd: 16n * RATE,
+        chargedNusd: 0n,
+      });
+    } finally {
+      await ledger.close();
+    }
+  });
+
   test("a sweep to the cold wallet, its fees and the operator's own TAO are in the books to the rao", async (t) => {
     await pay(transfer(customer.address, 2n * TAO));
     const folder = mkdtempSync(join(tmpdir(), "daybreak-sweep-"));
     t.after(() => rmSync(folder, { recursive: true }));
     const treasuryFile = join(folder, "treasury");
     writeFileSync(treasuryFile, "//Treasury//deposits\n");
-    const config = { chain: proxy.url, treasuryFile, to: COLD, accounts: 3, minimumTao: TAO };
+    const ownBefore = await booked(80);
+    const config = { chain: proxy.url, treasuryFile, to: COLD, accounts: 4, minimumTao: TAO };
     // Blocks come with transactions only, and a sweep waits for finality.
     const clock = setInterval(() => local.chain.produceBlock(), 20);
     t.after(() => clearInterval(clock));
     const lines = await sweepDeposits(config, LOG);
-    assert.equal(lines.length, 3, lines.join("\n"));
+    assert.equal(lines.length, 4, lines.join("\n"));
     const nothing = await sweepDeposits(config, LOG);
     assert.match(nothing[1] ?? "", /^nothing to sweep/);
     clearInterval(clock);
@@ -436,19 +530,12 @@ describe("deposits on a chain", () => {
       const free = await Promise.all(addresses.map((address) => chain.freeBalance(address, hash)));
       return free.reduce((sum, each) => sum + each, 0n);
     };
-    const booked = async (code: number): Promise<bigint> => {
-      const [found] = await database.query<{ rao: bigint }>(
-        "SELECT debits - credits AS rao FROM ledger.acct WHERE ledger = 2 AND code = $1",
-        [code],
-      );
-      return found?.rao ?? 0n;
-    };
     assert.equal(await booked(50), await onChain(HOT.address));
-    assert.equal(await booked(51), await onChain(...[0, 1, 2, 3].map(addressOf)));
+    assert.equal(await booked(51), await onChain(...[0, 1, 2, 3, 4].map(addressOf)));
     assert.equal(await booked(52), await onChain(COLD));
     assert.ok((await booked(52)) > 30n * TAO);
     assert.ok((await booked(53)) > 0n, "fees");
-    assert.equal(await booked(80), -45n * TAO, "brought 50, took 5");
+    assert.equal((await booked(80)) - ownBefore, -45n * TAO, "brought 50, took 5");
   });
 });
 

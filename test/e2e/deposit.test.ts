@@ -114,13 +114,16 @@ describe("deposits on a local network", () => {
     assert.equal((await fetch(inSuspense, { headers: bearer(key) })).status, 403);
     assert.deepEqual(await listed(), []);
 
-    const { body: asked } = await postJson<{ data: { nonce: string; message: string } }>(
+    const { body: challenge } = await postJson<{ data: { nonce: string; message: string } }>(
       `${url}/wallets/challenge`,
       key,
       { address: alice.address },
     );
-    const signature = u8aToHex(alice.sign(u8aWrapBytes(asked.data.message)));
-    const linked = await postJson(`${url}/wallets`, key, { nonce: asked.data.nonce, signature });
+    const signature = u8aToHex(alice.sign(u8aWrapBytes(challenge.data.message)));
+    const linked = await postJson(`${url}/wallets`, key, {
+      nonce: challenge.data.nonce,
+      signature,
+    });
     assert.equal(linked.status, 201);
     assert.deepEqual(await statesOf(), ["suspense"]);
 
@@ -150,10 +153,32 @@ describe("deposits on a local network", () => {
     );
     assert.equal(credits.balance_nusd, (5n * 400_000_000_000n).toString());
 
-    // The same without a gateway, on the folder itself.
+    const asked = await postJson<{ data: { id: string; memo: string } }>(
+      `${url}/withdrawals`,
+      key,
+      {
+        address: alice.address,
+        amount_nusd: (400_000_000_000n / 2n).toString(),
+      },
+    );
+    assert.equal(asked.status, 201);
+
+    // The operator's commands work without a gateway too, on the folder itself.
     await api.disconnect();
     await network.stop();
-    assert.equal((await assign(account)).code, 0, "the same decision again");
+    const waits = await cliResult(["withdrawals", "list", "--data", data]);
+    const { id: withdrawal, memo } = asked.body.data;
+    assert.ok(waits.stdout.startsWith(`pay 0.5 TAO to ${alice.address} with the memo ${memo}`));
+    const rejected = await cliResult([
+      "withdrawals",
+      "reject",
+      withdrawal,
+      "--note",
+      "ticket 20",
+      "--data",
+      data,
+    ]);
+    assert.equal(rejected.code, 0, rejected.stderr);
     const { code, stdout: audit } = await cliResult(["ledger", "audit", "--data", data]);
     assert.equal(code, 0, audit);
   });

@@ -3,8 +3,8 @@ import { NOTE_CHARS_MAX } from "../../billing/assign-deposit.ts";
 import { RouterError } from "../../core/errors.ts";
 import { type AccountId, accountIdOf } from "../../core/ids.ts";
 import type { Authenticator } from "../auth.ts";
-import { LISTED_STATES, type ListedState, listedStateOf } from "../deposit-commands.ts";
 import { jsonObjectOf, textOf } from "../json-body.ts";
+import { LISTED_STATES, type ListedState, listedStateOf } from "../ledger-commands.ts";
 
 const ACCOUNT_CHARS_MAX = 64;
 

@@ -1,6 +1,7 @@
 import { assignDeposit, NOTE_CHARS_MAX } from "../billing/assign-deposit.ts";
 import { type DepositState, listDepositsIn } from "../billing/deposits.ts";
 import { type LedgerLocation, openExistingLedger } from "../billing/schema.ts";
+import { listRequestedWithdrawals, rejectWithdrawal } from "../billing/withdrawals.ts";
 import { accountIdOf } from "../core/ids.ts";
 import { formatNano } from "../core/money.ts";
 import type { Database } from "../runtime/database.ts";
@@ -34,6 +35,15 @@ interface DepositJson {
   readonly memo: string | null;
 }
 
+/** A withdrawal as `GET /ledger/withdrawals` sends it. */
+interface WithdrawalJson {
+  readonly memo: string;
+  readonly address: string;
+  readonly amount_rao: string;
+  readonly account: string;
+  readonly requested_ms: number;
+}
+
 /** One line per deposit in a state, newest first; what `daybreak deposits list` prints. @throws ConfigError */
 export async function depositLines(ledger: OperatedLedger, stateText: string): Promise<string[]> {
   const state = listedStateOf(stateText);
@@ -63,13 +73,48 @@ export async function assignDepositTo(
   const account = accountIdOf(accountText);
   if (account === undefined)
     throw new ConfigError(`${JSON.stringify(accountText)} is not the id of an account`);
-  if (note === "" || note.length > NOTE_CHARS_MAX)
-    throw new ConfigError(`--note must have 1 to ${NOTE_CHARS_MAX} characters`);
+  requireNote(note);
   const path = `/v1/ledger/deposits/${encodeURIComponent(deposit)}/assign`;
   const answer = await askRunning<object>(ledger, path, { account_id: account, note });
   if (answer === undefined)
     await withDatabase(ledger, (database) => assignDeposit(database, { deposit, account, note }));
   return `assigned ${deposit} to ${account}; it is credited with the gateway's next block`;
+}
+
+/** One line per withdrawal that waits, oldest first; what `daybreak withdrawals list` prints. */
+export async function withdrawalLines(ledger: OperatedLedger): Promise<string[]> {
+  const rows =
+    (await askRunning<object[]>(ledger, "/v1/ledger/withdrawals")) ??
+    (await withDatabase(ledger, async (database) =>
+      (await listRequestedWithdrawals(database)).map(jsonRow),
+    ));
+  if (rows.length === 0) return ["no withdrawals wait"];
+  return rows.map((row) => {
+    const { memo, address, amount_rao, account, requested_ms } = row as WithdrawalJson;
+    const when = new Date(requested_ms).toISOString();
+    return `pay ${formatNano(BigInt(amount_rao))} TAO to ${address} with the memo ${memo}  (${account}, ${when})`;
+  });
+}
+
+/** Rejects a withdrawal; what `daybreak withdrawals reject` does. @throws ConfigError or, if the ledger refuses, Error. */
+export async function rejectWithdrawalOf(
+  ledger: OperatedLedger,
+  id: string,
+  note: string,
+): Promise<string> {
+  requireNote(note);
+  const path = `/v1/ledger/withdrawals/${encodeURIComponent(id)}/reject`;
+  const answer = await askRunning<object>(ledger, path, { note });
+  if (answer === undefined)
+    await withDatabase(ledger, (database) =>
+      rejectWithdrawal(database, { id, note, nowMs: Date.now() }),
+    );
+  return `rejected ${id}; the credit is back on the account`;
+}
+
+function requireNote(note: string): void {
+  if (note === "" || note.length > NOTE_CHARS_MAX)
+    throw new ConfigError(`--note must have 1 to ${NOTE_CHARS_MAX} characters`);
 }
 
 async function askRunning<T>(
