@@ -10,7 +10,7 @@ import { remarkCallIndex, remarksIn } from "./remarks.ts";
 const EVENTS = ["system", "events"] as const;
 const TIMESTAMP = ["timestamp", "now"] as const;
 /** Remarks of one sender in one extrinsic that are read; a batch may have thousands. */
-const MEMOS_MAX = 8;
+const MEMOS_MAX = 32;
 
 /** TAO that moved. */
 export interface Transfer {
@@ -23,7 +23,7 @@ export interface Transfer {
   readonly to: string;
   readonly rao: Rao;
   /**
-   * Remarks that the sender made in the same extrinsic and that did run, each text once, at most 8: printable ASCII of at
+   * Remarks that the sender made in the same extrinsic and that did run, each text once, at most 32: printable ASCII of at
    * most 128 bytes. Empty for a transfer by the runtime itself.
    */
   readonly memos: readonly string[];

@@ -28,7 +28,7 @@ export function ledgerSuite(store: string, open: () => Promise<Database>, runs: 
         rows.filter((row) => !row.ok),
         [],
       );
-      assert.equal(rows.length, 16);
+      assert.equal(rows.length, 27);
     });
 
     test("hold() reserves, settle() charges and frees the rest", async () => {

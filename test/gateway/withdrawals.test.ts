@@ -14,10 +14,10 @@ interface Answer {
   readonly refusal: readonly unknown[];
 }
 
-/** A gateway and a customer with one linked wallet, from which 2 TAO came. */
-async function openDepositor(t: TestContext) {
+/** A gateway and a customer with one linked wallet, from which 2 TAO came, and with other credit. */
+async function openDepositor(t: TestContext, otherCredit = 0n) {
   const gateway = await openTestGateway(t, testNetwork());
-  const { apiKey, account } = await gateway.customer(0n);
+  const { apiKey, account } = await gateway.customer(otherCredit);
   const send = async (
     method: string,
     path: string,
@@ -88,6 +88,18 @@ test("unused credit is set aside for a linked wallet, and comes back when the op
   const [listed] = (await send("GET", "/withdrawals")).data;
   assert.deepEqual([listed?.["state"], listed?.["note"]], ["rejected", "ticket 19"]);
   assert.equal(await creditsOf(), (2n * RATE).toString());
+});
+
+test("what waits to be paid counts against what the wallet brought", async (t) => {
+  const { send, pair } = await openDepositor(t, 10n * RATE);
+  const ask = async (amount: bigint): Promise<number> => {
+    const body = { amount_nusd: amount.toString(), address: pair.address };
+    return (await send("POST", "/withdrawals", { body })).status;
+  };
+  assert.equal(await ask(2n * RATE + 1n), 400);
+  assert.equal(await ask(RATE), 201);
+  assert.equal(await ask(RATE + 1n), 400);
+  assert.equal(await ask(RATE), 201);
 });
 
 test("a withdrawal has a whole positive amount within its limits, and five may wait", async (t) => {
