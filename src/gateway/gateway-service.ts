@@ -177,6 +177,8 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
       requestsUnderWay: () => underWay,
       bodyBytes: memory.used,
       minersServing: () => directory.serving().length,
+      depositsHalted: () => (scanner?.halted() === undefined ? 0 : 1),
+      depositsBlock: () => scanner?.scannedTo() ?? 0,
     });
     const leafOf = leafWriter(
       claimsSigner("countersign", signingKey),

@@ -62,6 +62,9 @@ describe("deposits on a local network", () => {
     assert.equal(list.data.length, 1);
     assert.equal(list.data[0]?.state, "credited");
     assert.equal(list.data[0]?.amount_rao, amount.toString());
+    const metrics = await (await fetch(`${network.origin}/metrics`)).text();
+    assert.match(metrics, /^daybreak_gateway_deposits_halted 0$/m);
+    assert.match(metrics, /^daybreak_gateway_deposits_block [1-9]/m);
   });
 
   test("the chain answers JSON-RPC over http as well", async () => {
