@@ -13,7 +13,8 @@ export interface AuditRow {
 export async function auditLedger(database: Queryable): Promise<AuditRow[]> {
   const rows = await database.query<{ name: string; value: string }>(
     `SELECT name, value::text AS value
-       FROM (TABLE ledger.audit UNION ALL TABLE ledger.deposit_audit) AS invariant ORDER BY position`,
+       FROM (TABLE ledger.audit UNION ALL TABLE ledger.quote_audit UNION ALL TABLE ledger.deposit_audit) AS invariant
+      ORDER BY position`,
   );
   return rows.map(({ name, value }) => {
     const found = BigInt(value);

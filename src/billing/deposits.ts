@@ -1,11 +1,12 @@
 import assert from "node:assert/strict";
 import type { AccountId } from "../core/ids.ts";
-import { type NanoUsd, nanoUsd, nanoUsdOfRao, type Rao, rao } from "../core/money.ts";
+import { type NanoUsd, nanoUsd, type Rao, rao } from "../core/money.ts";
 import type { Database, Queryable } from "../runtime/database.ts";
 import type { Logger } from "../runtime/logger.ts";
 import { DatabaseError } from "../runtime/queryable.ts";
 import type { Closable } from "../runtime/shutdown.ts";
 import { type Attribution, type DepositOwner, memoOf, ownersOf } from "./deposit-owner.ts";
+import { priceDeposit } from "./deposit-quotes.ts";
 import type { RateSource } from "./price.ts";
 import { migrateBilling } from "./schema.ts";
 import {
@@ -558,10 +559,9 @@ function openBook({
   async function creditAll(tx: Queryable, deposits: readonly Deposit[]): Promise<Deposit[]> {
     const credited: Deposit[] = [];
     for (const deposit of deposits) {
-      const rate = rateNanoUsdPerTao(deposit.blockMs);
-      const worth = rate === undefined ? undefined : nanoUsdOfRao(deposit.amountRao, rate);
-      // Dust that rounds to nothing waits for a better price.
-      if (rate === undefined || worth === undefined || worth === 0n) continue;
+      const priced = await priceDeposit(tx, deposit, rateNanoUsdPerTao);
+      if (priced === undefined) continue;
+      const { rate, worth } = priced;
       await tx.query(
         `SELECT ledger.post('credit:' || $1, 'credit', NULL, jsonb_build_object('rate', $4::text), ARRAY[2, 1]::smallint[],
            ARRAY[ledger.system_acct(2, 70), ledger.system_acct(1, 40)],

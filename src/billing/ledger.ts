@@ -57,7 +57,8 @@ export type HoldVerdict =
   | { readonly ok: true }
   | {
       readonly ok: false;
-      readonly refusal: "insufficient_credit";
+      readonly refusal: "insufficient_credit" | "key_limit";
+      /** Nano-USD that can be held: of the account's credit, or within the key's limit. */
       readonly availableNusd: bigint;
     }
   | { readonly ok: false; readonly refusal: "conflict" };
@@ -259,6 +260,9 @@ export async function openLedger({
         measured?.retries.inc();
         log.error({ err: error, orders }, "ledger.retrying");
       },
+      refused: (error, orders) => {
+        log.error({ err: error, orders }, "ledger.batch_refused");
+      },
       poisoned: (error) => {
         log.error({ err: error }, "ledger.order_refused");
       },
@@ -444,8 +448,9 @@ function answerHold(
 ): void {
   if (verdict === "o") {
     entry.done({ ok: true });
-  } else if (verdict === "i") {
-    entry.done({ ok: false, refusal: "insufficient_credit", availableNusd: available ?? 0n });
+  } else if (verdict === "i" || verdict === "l") {
+    const refusal = verdict === "i" ? "insufficient_credit" : "key_limit";
+    entry.done({ ok: false, refusal, availableNusd: available ?? 0n });
   } else if (verdict === "c") {
     entry.done({ ok: false, refusal: "conflict" });
   } else {

@@ -12,16 +12,19 @@ import type { Logger } from "../runtime/logger.ts";
 import { errorHeaders, routerErrorOf, surfaceOfPath } from "./error-answer.ts";
 import { type AccountDeps, accountRoutes } from "./routes/accounts.ts";
 import { type CreditDeps, creditRoutes } from "./routes/credits.ts";
+import { type DepositQuoteDeps, depositQuoteRoutes } from "./routes/deposit-quotes.ts";
 import { type DepositDeps, depositRoutes } from "./routes/deposits.ts";
 import { type GenerationDeps, generationRoutes } from "./routes/generation.ts";
 import { type InferenceDeps, inferenceRoutes } from "./routes/inference.ts";
 import { type KeyDeps, keyRoutes } from "./routes/key.ts";
+import { type ManagementDeps, managementRoutes } from "./routes/keys.ts";
 import { type LedgerDeps, ledgerRoutes } from "./routes/ledger.ts";
 import { type LedgerDepositDeps, ledgerDepositRoutes } from "./routes/ledger-deposits.ts";
 import { type LogDeps, logRoutes } from "./routes/log.ts";
 import { type ModelDeps, modelRoutes } from "./routes/models.ts";
 import { type NetworkDeps, networkRoutes } from "./routes/network.ts";
 import { type OperationDeps, operationRoutes } from "./routes/operations.ts";
+import { type PriceDeps, priceRoutes } from "./routes/price.ts";
 import { type WalletDeps, walletRoutes } from "./routes/wallets.ts";
 import { type WithdrawalDeps, withdrawalRoutes } from "./routes/withdrawals.ts";
 
@@ -39,15 +42,18 @@ export interface GatewayDeps
   extends AccountDeps,
     CreditDeps,
     DepositDeps,
+    DepositQuoteDeps,
     GenerationDeps,
     InferenceDeps,
     KeyDeps,
+    ManagementDeps,
     LedgerDeps,
     LedgerDepositDeps,
     LogDeps,
     ModelDeps,
     NetworkDeps,
     OperationDeps,
+    PriceDeps,
     WalletDeps,
     WithdrawalDeps {
   readonly log: Logger;
@@ -82,13 +88,16 @@ export function buildGateway(deps: GatewayDeps): FastifyInstance {
       accountRoutes,
       creditRoutes,
       depositRoutes,
+      depositQuoteRoutes,
       generationRoutes,
       inferenceRoutes,
       keyRoutes,
       ledgerRoutes,
       ledgerDepositRoutes,
+      managementRoutes,
       modelRoutes,
       networkRoutes,
+      priceRoutes,
       walletRoutes,
       withdrawalRoutes,
     ])
@@ -126,7 +135,7 @@ function stackOf(error: Error): string {
 
 function unknownRoute(app: FastifyInstance, request: FastifyRequest): RouterError {
   const url = request.url.split("?")[0] ?? "";
-  const methods = (["GET", "POST", "DELETE"] as const).filter((method) =>
+  const methods = (["GET", "POST", "PATCH", "DELETE"] as const).filter((method) =>
     app.hasRoute({ method, url }),
   );
   return methods.length === 0

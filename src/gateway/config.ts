@@ -1,5 +1,6 @@
 import { simulatedTeeImages, simulatedTeeRoot } from "../attestation/simulated/settings.ts";
 import { parseNano } from "../core/money.ts";
+import { FIXED_PRICE_FORM, parseFixedPrice } from "../core/tao-price.ts";
 import { LOG_LEVELS } from "../runtime/logger.ts";
 import {
   flag,
@@ -97,9 +98,9 @@ export const gatewaySettings = {
   },
   taoUsd: {
     env: "DAYBREAK_GATEWAY_TAO_USD",
-    help: "US dollars per TAO, as fixed:AMOUNT",
-    default: "fixed:400.00",
-    parse: text,
+    help: "where the TAO price comes from: exchanges, or fixed:AMOUNT in US dollars on local networks",
+    default: "exchanges",
+    parse: taoPrice,
   },
   depositMinimumTao: {
     env: "DAYBREAK_GATEWAY_DEPOSIT_MINIMUM_TAO",
@@ -183,6 +184,14 @@ function amount(value: string): bigint {
   if (parsed === undefined || parsed <= 0n)
     throw new Error("a positive amount with at most 9 decimals");
   return parsed;
+}
+
+/** `exchanges`, or a fixed price in nano-USD per TAO. */
+function taoPrice(value: string): "exchanges" | bigint {
+  if (value === "exchanges") return value;
+  const price = parseFixedPrice(value);
+  if (price === undefined) throw new Error(`exchanges, or ${FIXED_PRICE_FORM}`);
+  return price;
 }
 
 function adminKey(value: string): string {

@@ -2,10 +2,11 @@ import { createHmac } from "node:crypto";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import type { Policy } from "../attestation/policy.ts";
-import { createAccount, createApiKey, findApiKey } from "../billing/accounts.ts";
+import { budgetOf, createAccount, createApiKey, findApiKey } from "../billing/accounts.ts";
 import { assignDeposit } from "../billing/assign-deposit.ts";
 import { auditLedger } from "../billing/audit.ts";
 import { memoOf } from "../billing/deposit-owner.ts";
+import { createDepositQuote, listQuoteUses } from "../billing/deposit-quotes.ts";
 import {
   type Deposit,
   type DepositScanner,
@@ -14,7 +15,8 @@ import {
   openDepositScanner,
 } from "../billing/deposits.ts";
 import type { Ledger } from "../billing/ledger.ts";
-import type { RateSource } from "../billing/price.ts";
+import type { TaoPrice } from "../billing/price.ts";
+import { listTicks } from "../billing/price-ticks.ts";
 import type { TreasuryWallets } from "../billing/treasury.ts";
 import {
   createWalletChallenge,
@@ -46,6 +48,7 @@ import { claimsSigner } from "./claims-signer.ts";
 import type { GatewayConfig } from "./config.ts";
 import { gatewayMetrics } from "./gateway-metrics.ts";
 import { jsonRow } from "./json-row.ts";
+import { keyStore } from "./key-store.ts";
 import { keyUsageReader } from "./key-usage.ts";
 import { leafWriter, payerTags } from "./log-leaf.ts";
 import { type LogChain, type LogPublisher, openLogPublisher } from "./log-publisher.ts";
@@ -114,7 +117,7 @@ export interface GatewayParts {
   readonly adminKey: string;
   /** Hotkey of the gateway's operator: the subnet owner's. */
   readonly hotkey: Hotkey;
-  readonly rate: RateSource;
+  readonly price: TaoPrice;
   readonly log: Logger;
 }
 
@@ -192,11 +195,15 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
       },
     });
 
+    const presentRate = (): bigint | undefined => {
+      const price = parts.price.present();
+      return price.state === "frozen" ? undefined : price.nanoUsdPerTao;
+    };
     const topUp = (accountIndex: number): Record<string, string> => ({
       top_up_url: `${url}/v1/deposits`,
       top_up_address: chain.depositAddressOf(accountIndex),
       top_up_minimum_tao: formatNano(config.depositMinimumTao),
-      rate_nusd_per_tao: parts.rate(nowMs())?.toString() ?? "unknown",
+      rate_nusd_per_tao: presentRate()?.toString() ?? "unknown",
     });
     const serve = requestServer({
       plan: (facts, model, bodyBytes) => router.plan(facts, model, bodyBytes),
@@ -266,18 +273,33 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
       serve,
       createAccount: async (name) => {
         const { id, index } = await createAccount(database, { name });
-        const { key } = await createApiKey(database, id, { label: name, management: false });
-        return { id, apiKey: key, depositAddress: chain.depositAddressOf(index) };
+        const apiKey = await createApiKey(database, id, { label: name, management: false });
+        const managementKey = await createApiKey(database, id, { label: name, management: true });
+        return {
+          id,
+          apiKey: apiKey.key,
+          managementKey: managementKey.key,
+          depositAddress: chain.depositAddressOf(index),
+        };
       },
       balanceOf: (account) => ledger.balance(account),
       depositAddressOf: (index) => chain.depositAddressOf(index),
-      rateNanoUsdPerTao: () => parts.rate(nowMs()),
+      rateNanoUsdPerTao: presentRate,
+      presentPrice: () => parts.price.present(),
+      priceTicks: (fromMs) => listTicks(database, fromMs),
+      setPrice: (nanoUsdPerTao) => parts.price.setByHand(nanoUsdPerTao),
+      quoteDeposit: (account, nanoUsdPerTao) =>
+        createDepositQuote(database, account, nanoUsdPerTao, nowMs()),
       depositMinimumRao: config.depositMinimumTao,
       memoOf,
       depositsOf: async (account) => {
         // What was seen is read first: what is booked meanwhile is then in both lists, not in none.
         const seen = scanner?.seen(account) ?? [];
-        return withSeen(seen, await listDeposits(database, account)).map(jsonRow);
+        const uses = await listQuoteUses(database, account);
+        return withSeen(seen, await listDeposits(database, account)).map((deposit) => {
+          const use = uses.find((one) => one.deposit === deposit.id);
+          return { ...jsonRow(deposit), quote: use === undefined ? null : jsonRow(use) };
+        });
       },
       depositsIn: async (state) => (await listDepositsIn(database, state)).map(jsonRow),
       assignDeposit: async (deposit, account, note) => {
@@ -306,7 +328,7 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
       unlinkWallet: (account, address) =>
         unlinkWallet(database, { account, address, nowMs: nowMs() }),
       requestWithdrawal: async (account, address, amount) => {
-        const rateNanoUsdPerTao = parts.rate(nowMs());
+        const rateNanoUsdPerTao = presentRate();
         if (rateNanoUsdPerTao === undefined)
           throw new RouterError("overloaded", "There is no price of TAO right now.", {
             retryAfterSeconds: PRICE_RETRY_SECONDS,
@@ -326,6 +348,8 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
           ok,
         })),
       usageOfKey: keyUsageReader(database, nowMs),
+      keys: keyStore(database),
+      budgetOfKey: (keyId) => budgetOf(database, keyId),
       logDirectory,
       modelList: () => modelList(router.listedModels(), config.markupBps),
       networkReport: () => reports.latest(),
@@ -372,7 +396,7 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
       chain: chain.deposits,
       addressOf: (index) => chain.depositAddressOf(index),
       treasury: chain.treasury,
-      rateNanoUsdPerTao: parts.rate,
+      rateNanoUsdPerTao: parts.price.rateOf,
       minimumRao: config.depositMinimumTao as Rao,
       log,
     });

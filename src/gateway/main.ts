@@ -2,7 +2,9 @@ import { join } from "node:path";
 import { localPolicy } from "../attestation/policy.ts";
 import { SIMULATED_IMAGE } from "../attestation/simulated/image.ts";
 import { openLedger } from "../billing/ledger.ts";
-import { fixedRate } from "../billing/price.ts";
+import { fixedPrice, type TaoPrice } from "../billing/price.ts";
+import { openPriceFeed } from "../billing/price-feed.ts";
+import { PRICE_SOURCES } from "../billing/price-sources.ts";
 import {
   canonicalAddressOf,
   deriveDepositAddress,
@@ -13,7 +15,9 @@ import {
 } from "../chain/keys.ts";
 import { openSubtensor, type Subtensor } from "../chain/subtensor.ts";
 import type { Hotkey, Netuid } from "../core/ids.ts";
-import { openDatabase } from "../runtime/database.ts";
+import { formatNano } from "../core/money.ts";
+import { allowsFixedPrice } from "../core/tao-price.ts";
+import { type Database, openDatabase } from "../runtime/database.ts";
 import type { Logger } from "../runtime/logger.ts";
 import { Registry } from "../runtime/metrics.ts";
 import { ConfigError } from "../runtime/settings.ts";
@@ -21,6 +25,7 @@ import { type Closable, closeAll } from "../runtime/shutdown.ts";
 import type { GatewayConfig } from "./config.ts";
 import { type GatewayChain, type GatewayService, openGatewayService } from "./gateway-service.ts";
 import { loadAdminKey, loadSigningKey, readSecretFile } from "./key-files.ts";
+import { openPriceFetch } from "./price-fetch.ts";
 
 const CHAIN_CONNECT_TIMEOUT_MS = 15_000;
 
@@ -44,7 +49,10 @@ export async function openGateway(config: GatewayConfig, log: Logger): Promise<G
       log,
     });
     opened.push(chain);
-    const rate = fixedRate(config.taoUsd, chain.genesisHash);
+    if (typeof config.taoUsd === "bigint" && !allowsFixedPrice(chain.genesisHash))
+      throw new ConfigError(
+        "DAYBREAK_GATEWAY_TAO_USD is a fixed price, which is for local networks; this chain is Bittensor's main network: set it to exchanges",
+      );
     const database = await openDatabase({
       ...(config.databaseUrl === undefined
         ? { directory: join(config.data, "ledger") }
@@ -55,6 +63,7 @@ export async function openGateway(config: GatewayConfig, log: Logger): Promise<G
     const metrics = new Registry();
     const ledger = await openLedger({ database, gateway: signingKey.kid, log, metrics });
     opened.push(ledger);
+    const price = await openPrice(config.taoUsd, database, metrics, log, opened);
     const service = await openGatewayService({
       config,
       chain: chainPorts(chain, config, hotkey, treasuryKeyOf(config.treasury)),
@@ -65,17 +74,43 @@ export async function openGateway(config: GatewayConfig, log: Logger): Promise<G
       signingKey,
       adminKey,
       hotkey: hotkey.address as Hotkey,
-      rate,
+      price,
       log,
     });
     opened.push(service);
-    log.info({ database: database.description, rate: config.taoUsd }, "gateway.opened");
+    log.info({ database: database.description }, "gateway.opened");
     let closing: Promise<void> | undefined;
     return { url: service.url, close: () => (closing ??= closeAll(opened)) };
   } catch (error) {
     await closeAll(opened);
     throw error;
   }
+}
+
+/** The price of the exchanges, or the fixed one, nano-USD per TAO. */
+async function openPrice(
+  setting: GatewayConfig["taoUsd"],
+  database: Database,
+  metrics: Registry,
+  log: Logger,
+  opened: Closable[],
+): Promise<TaoPrice> {
+  if (setting !== "exchanges") {
+    log.warn({ usdPerTao: formatNano(setting) }, "price.fixed");
+    return fixedPrice(setting);
+  }
+  const fetch = openPriceFetch();
+  opened.push(fetch);
+  const feed = await openPriceFeed({
+    database,
+    sources: PRICE_SOURCES,
+    ask: (url, signal) => fetch.ask(url, signal),
+    log,
+    metrics,
+    nowMs: Date.now,
+  });
+  opened.push(feed);
+  return feed;
 }
 
 function treasuryKeyOf(treasury: string): string {

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
 import { after, before, describe, test } from "node:test";
-import { createAccount } from "../../src/billing/accounts.ts";
+import { createAccount, createApiKey, limitKey } from "../../src/billing/accounts.ts";
 import { assignDeposit } from "../../src/billing/assign-deposit.ts";
 import { auditLedger } from "../../src/billing/audit.ts";
 import { memoOf } from "../../src/billing/deposit-owner.ts";
@@ -201,6 +201,20 @@ const DAMAGES: readonly {
     damage: () => "DELETE FROM ledger.log_head",
     broken: ["gaps in the usage log"],
   },
+  ...["held = held + 1", "spent = spent - 1"].map((change) => ({
+    damage: () => `UPDATE ledger.key_budget SET ${change}`,
+    broken: ["limited keys that differ from their requests"],
+  })),
+  ...["created_ms = 16", "expires_ms = 14", "account = 'another'"].map((change) => ({
+    damage:
+      () => `${QUOTED_DEPOSIT}; ALTER TABLE ledger.deposit_quote DROP CONSTRAINT deposit_quote_account_fkey;
+      UPDATE ledger.deposit_quote SET ${change}`,
+    broken: ["quotes used by a deposit of another account or time, or one without credit"],
+  })),
+  ...["rate = 390000000000", "used_nusd = 1585", "used_rao = 3", "rao_max = 5"].map((change) => ({
+    damage: () => `${QUOTED_DEPOSIT}; UPDATE ledger.deposit_quote SET ${change}`,
+    broken: ["deposits that differ from their quoted rate"],
+  })),
   ...["miner_amount = miner_amount - 1", "miner_acct = NULL", "acct = 130"].map((change) => ({
     damage: ({ settled }: Ids) => `UPDATE ledger.ended SET ${change} WHERE id = '${settled}'`,
     broken: [
@@ -261,6 +275,20 @@ async function fillDeposits(database: Database, account: AccountId): Promise<voi
       await database.query("SELECT ledger.reject_withdrawal($1, '', 1)", [id]);
   }
 }
+/** A credited deposit of 5 rao at 400 USD per TAO, and a quote that it used for 4 of them. */
+const QUOTED_DEPOSIT = `
+  SELECT ledger.post('dep:q', 'deposit', NULL, NULL, ARRAY[2]::smallint[],
+    ARRAY[ledger.system_acct(2, 51)], ARRAY[ledger.system_acct(2, 70)], ARRAY[5]::bigint[]);
+  INSERT INTO ledger.deposit (id, account, attribution, state, block_number, block_hash, event_index, block_ms, sender,
+                              address, amount_rao, rate, amount_nusd, credited_at)
+    SELECT 'q', account, 'address', 'credited', 1, 'b', 0, 15, 's', 'own', 5, 400000000000, 1984, now()
+      FROM ledger.deposit_address WHERE address = 'own';
+  SELECT ledger.post('credit:q', 'credit', NULL, NULL, ARRAY[2, 1]::smallint[],
+    ARRAY[ledger.system_acct(2, 70), ledger.system_acct(1, 40)],
+    ARRAY[ledger.system_acct(2, 40), ledger.acct_of(10, account)], ARRAY[5, 1984]::bigint[])
+    FROM ledger.deposit WHERE id = 'q';
+  INSERT INTO ledger.deposit_quote SELECT 'quote', account, 396000000000, 4, 10, 20, 'q', 4, 1584
+    FROM ledger.deposit WHERE id = 'q'`;
 
 describe("auditLedger()", () => {
   let database: Database;
@@ -271,11 +299,17 @@ describe("auditLedger()", () => {
     database = await openDatabase({ log: silent });
     ledger = await openLedger({ database, gateway: "gw", log: silent });
     const account = await fundedAccount(database, 1_000n);
+    const key = await createApiKey(database, account, { label: "limited", management: false });
+    await limitKey(database, key.id, { amount: nanoUsd(500n), reset: "daily" });
     const [open, settled, second] = [1, 2, 3].map(() => holdOrder(account, 100n));
+    const order = holdOrder(account, 100n);
+    const limited = { ...order, row: { ...order.row, apiKeyId: key.id } };
+    await ledger.hold(limited);
     assert(open !== undefined && settled !== undefined && second !== undefined);
     await Promise.all([ledger.hold(open), ledger.hold(settled), ledger.hold(second)]);
     await ledger.settle(settleOrder(settled.request, 50n, 40n));
     await ledger.settle(settleOrder(second.request, 50n, 0n));
+    await ledger.settle(settleOrder(limited.request, 20n, 10n));
     await ledger.refund(settled.request, 0, nanoUsd(5n));
     await fillDeposits(database, account);
     const idle = await createAccount(database, { name: "idle" });
@@ -308,6 +342,17 @@ describe("auditLedger()", () => {
       assert.deepEqual(found, broken);
     });
   }
+
+  test("finds nothing in a deposit that used a quote", async () => {
+    let found: string[] | undefined;
+    const undone = database.transaction(async (tx) => {
+      await tx.exec(QUOTED_DEPOSIT);
+      found = await brokenIn(tx);
+      throw ROLL_BACK;
+    });
+    await assert.rejects(undone, ROLL_BACK);
+    assert.deepEqual(found, []);
+  });
 
   test("has a damage for every invariant", async () => {
     const names = (await auditLedger(database)).map(({ name }) => name);

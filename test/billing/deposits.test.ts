@@ -269,7 +269,7 @@ describe("openDepositScanner()", () => {
     let rate: bigint | undefined;
     const asked: number[] = [];
     const scanner = await open(chain, {
-      rateNanoUsdPerTao: (timestampMs) => {
+      rateNanoUsdPerTao: (_tx, timestampMs) => {
         asked.push(timestampMs);
         return rate;
       },

@@ -33,7 +33,7 @@ export function depositRoutes(app: FastifyInstance, deps: DepositDeps): void {
         minimum_tao: formatNano(deps.depositMinimumRao),
         rate_nusd_per_tao: rate?.toString() ?? null,
         rate_usd_per_tao: rate === undefined ? null : formatNano(rate),
-        note: "Credited in US dollars once the block is finalized, at the rate of that moment.",
+        note: "Credited in US dollars once the block is finalized, at the price of its minute.",
         common: {
           address: deps.depositAddressOf(0),
           memo: deps.memoOf(key.account),
