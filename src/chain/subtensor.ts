@@ -31,6 +31,10 @@ export interface Subtensor extends Closable {
   finalizedHead(): Promise<Head>;
   /** Calls back with the newest finalized head only: numbers grow but may be skipped. @returns a function that stops it. */
   onFinalizedHead(listener: (head: Head) => void): () => void;
+  /** The newest block, which another fork may still replace. */
+  bestHead(): Promise<Head>;
+  /** Calls back with each new best head; after a fork, numbers repeat. @returns a function that stops it. */
+  onBestHead(listener: (head: Head) => void): () => void;
   /** @returns undefined if there is no such block yet. */
   blockHash(number: number): Promise<string | undefined>;
   /** @throws ChainError "UnknownBlock" */
@@ -76,17 +80,20 @@ export async function openSubtensor(options: SubtensorOptions): Promise<Subtenso
   const submitter = openSubmitter({ connection, states, outbox, log });
   const finalizedListeners = new Set<(head: Head) => void>();
   let newestFinalized = -1;
-  connection.onHeader("finalized", (raw) => {
-    const head = headOf(raw);
-    if (head.number <= newestFinalized) return;
-    newestFinalized = head.number;
-    for (const listener of finalizedListeners) {
+  const tell = (listeners: Iterable<(head: Head) => void>, head: Head): void => {
+    for (const listener of listeners) {
       try {
         listener(head);
       } catch (err) {
         log.error({ err, block: head.number }, "chain.listener_failed");
       }
     }
+  };
+  connection.onHeader("finalized", (raw) => {
+    const head = headOf(raw);
+    if (head.number <= newestFinalized) return;
+    newestFinalized = head.number;
+    tell(finalizedListeners, head);
   });
 
   return {
@@ -96,6 +103,8 @@ export async function openSubtensor(options: SubtensorOptions): Promise<Subtenso
       finalizedListeners.add(listener);
       return () => finalizedListeners.delete(listener);
     },
+    bestHead: () => states.best(),
+    onBestHead: (listener) => connection.onHeader("best", (raw) => tell([listener], headOf(raw))),
     blockHash: (number) => states.hashOf(number),
     header: (hash) => states.header(hash),
     metagraph: async (netuid, atHash) => await readMetagraph(await states.at(atHash), netuid),

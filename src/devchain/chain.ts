@@ -65,6 +65,12 @@ export interface Chain {
   nextNonce(account: Hex): number;
   /** Makes a block of what is in the pool. @throws Error if the disk refuses it; nothing has happened then. */
   produce(): Block;
+  /**
+   * Takes the newest block back, as another fork's victory does; what it included is gone. For a chain in memory.
+   *
+   * @throws RangeError if the block is final. @throws TypeError if the chain has a file.
+   */
+  retract(): void;
   onBlock(listener: (block: Block, changes: Changes) => void): void;
   /** Told of the newest final block when there is one; numbers may be skipped. */
   onFinalized(listener: (block: Block) => void): void;
@@ -258,6 +264,19 @@ function startChain(
   const specVersionAt = (number: number): number =>
     upgrades.findLast(({ from }) => from <= number)?.version ?? SPEC_VERSION;
 
+  function retract(): void {
+    if (file !== undefined) throw new TypeError("a chain with a file has no forks");
+    const parent = recent.get(head.number - 1);
+    if (parent === undefined || head.number <= finalNumber)
+      throw new RangeError(`block ${head.number} is final`);
+    recent.delete(head.number);
+    byHash.delete(head.hash);
+    unfinal = unfinal.filter(({ number }) => number < head.number);
+    state.revert();
+    head = parent;
+    durable = parent.number;
+  }
+
   const blockOrThrow = (number: number): Block => {
     const block = recent.get(number) ?? (number === 0 ? genesis : undefined);
     if (block === undefined) throw new RangeError(`block ${number} is not kept`);
@@ -310,6 +329,7 @@ function startChain(
     pending: () => pool.all(),
     nextNonce: (account) => pool.nextNonce(account, system.Account.get(state, account).nonce),
     produce,
+    retract,
     onBlock: (listener) => void blockListeners.push(listener),
     onFinalized: (listener) => void finalListeners.push(listener),
     close: async () => await file?.close(),

@@ -33,11 +33,13 @@ export interface Devchain extends Closable {
   produceBlock(): number;
   /** From the next block on the chain has this spec version, as after a runtime upgrade; a restart forgets it. */
   upgradeRuntime(specVersion: number): void;
+  /** Takes the newest block back; the next one is a fork of it. For chains in memory. @throws RangeError if it is final. */
+  retractBlock(): void;
 }
 
 /**
  * Starts a local chain that looks like Subtensor to its clients: same calls, storage, events, errors and signatures.
- * One process decides alone what a block is, so there is no consensus and no fork.
+ * One process decides alone what a block is, so there is no consensus, and no fork but by `retractBlock`.
  *
  * @throws ConfigError if the folder or the port cannot be used, or an address is wrong.
  */
@@ -92,6 +94,7 @@ export async function openDevchain(options: DevchainOptions): Promise<Devchain> 
     genesisHash: chain.genesis.hash,
     produceBlock: () => chain.produce().number,
     upgradeRuntime: (specVersion) => chain.upgrade(specVersion),
+    retractBlock: () => chain.retract(),
     close() {
       closed ??= (async () => {
         clearInterval(timer);

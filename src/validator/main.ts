@@ -18,6 +18,7 @@ import { openSubtensor, type Subtensor } from "../chain/subtensor.ts";
 import { encodeAnnouncement } from "../core/commitment.ts";
 import { type Hotkey, type Netuid, netuidOf } from "../core/ids.ts";
 import { quoteSigningBytes } from "../core/quote.ts";
+import { allowsFixedPrice } from "../core/tao-price.ts";
 import { lockDirectory } from "../runtime/data-lock.ts";
 import type { Logger } from "../runtime/logger.ts";
 import { ConfigError } from "../runtime/settings.ts";
@@ -80,6 +81,10 @@ async function open(config: ValidatorConfig, log: Logger, opened: Closable[]): P
     log,
   });
   opened.push(subtensor);
+  if (!allowsFixedPrice(subtensor.genesisHash))
+    throw new ConfigError(
+      "DAYBREAK_VALIDATOR_TAO_USD is a fixed price, which is for local networks; this chain is Bittensor's main network, for which this version has no price that all validators share",
+    );
   checkSubnet(await metagraphOf(subtensor, netuid), hotkey);
 
   const metrics = validatorMetrics();
