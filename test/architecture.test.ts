@@ -47,6 +47,7 @@ const OWNERS: Record<string, readonly string[]> = {
   pino: ["runtime"],
   "prom-client": ["runtime"],
   undici: ["gateway", "miner", "validator"],
+  uqr: ["gateway"],
   ws: ["chain", "devchain"],
 };
 

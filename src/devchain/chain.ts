@@ -12,7 +12,7 @@ import { system } from "./pallets/system.ts";
 import { timestamp } from "./pallets/timestamp.ts";
 import { invalidTransaction, openPool, type Watcher } from "./pool.ts";
 import { openRecordLog } from "./record-log.ts";
-import { buildRuntime, type Runtime } from "./runtime.ts";
+import { buildRuntime, type Runtime, SPEC_VERSION } from "./runtime.ts";
 import { type Hex, toHex } from "./scale/bytes.ts";
 import { type Changes, openState } from "./state.ts";
 
@@ -49,6 +49,10 @@ export interface StateAt extends BlockView {
 
 export interface Chain {
   readonly runtime: Runtime;
+  /** The runtime's version after a block, as `state_getRuntimeVersion` shows it; without a number, after the newest. */
+  versionJson(number?: number): Readonly<Record<string, unknown>>;
+  /** From the next block on the runtime says that it is this version, and only extrinsics signed for it are valid. */
+  upgrade(specVersion: number): void;
   readonly genesis: Block;
   head(): Block;
   finalized(): Block;
@@ -78,6 +82,12 @@ export interface Chain {
   snapshot(): Snapshot;
   /** Goes back to a snapshot of this chain. @throws Error if the disk refuses; nothing has happened then. */
   restore(snapshot: Snapshot): void;
+  /**
+   * Takes the newest block back, as another fork's victory does; what it included is gone. For a chain in memory.
+   *
+   * @throws RangeError if the block is final. @throws TypeError if the chain has a file.
+   */
+  retract(): void;
   onBlock(listener: (block: Block, changes: Changes) => void): void;
   /** Told of the newest final block when there is one; numbers may be skipped. */
   onFinalized(listener: (block: Block) => void): void;
@@ -299,6 +309,23 @@ function startChain(
     return block;
   }
 
+  const upgrades = [{ from: 0, version: SPEC_VERSION }];
+  const specVersionAt = (number: number): number =>
+    upgrades.findLast(({ from }) => from <= number)?.version ?? SPEC_VERSION;
+
+  function retract(): void {
+    if (file !== undefined) throw new TypeError("a chain with a file has no forks");
+    const parent = recent.get(head.number - 1);
+    if (parent === undefined || head.number <= finalNumber)
+      throw new RangeError(`block ${head.number} is final`);
+    recent.delete(head.number);
+    byHash.delete(head.hash);
+    unfinal = unfinal.filter(({ number }) => number < head.number);
+    state.revert();
+    head = parent;
+    durable = parent.number;
+  }
+
   const blockOrThrow = (number: number): Block => {
     const block = recent.get(number) ?? (number === 0 ? genesis : undefined);
     if (block === undefined) throw new RangeError(`block ${number} is not kept`);
@@ -307,6 +334,11 @@ function startChain(
 
   return {
     runtime,
+    versionJson: (number = head.number) => ({
+      ...runtime.versionJson,
+      specVersion: specVersionAt(number),
+    }),
+    upgrade: (version) => void upgrades.push({ from: head.number + 1, version }),
     genesis,
     head: () => head,
     // A lag beyond the kept blocks would point to one that is gone.
@@ -332,7 +364,7 @@ function startChain(
       const birthHash = birth < number ? hashOf(birth) : undefined;
       if (birthHash === undefined)
         throw invalidTransaction("Transaction has an ancient birth block");
-      if (!isSignatureValid(extrinsic, genesis.hash, birthHash))
+      if (!isSignatureValid(extrinsic, genesis.hash, birthHash, specVersionAt(head.number)))
         throw invalidTransaction("Transaction has a bad signature");
       const view = nextView();
       const refusal = objectionTo(extrinsic, view);
@@ -352,6 +384,7 @@ function startChain(
     },
     snapshot: () => ({ genesis, base: head, entries: [...state.entries(0)] }),
     restore,
+    retract,
     onBlock: (listener) => void blockListeners.push(listener),
     onFinalized: (listener) => void finalListeners.push(listener),
     close: async () => await file?.close(),

@@ -39,11 +39,15 @@ export interface Devchain extends Closable {
   readonly genesisHash: string;
   /** Makes a block now, whatever the clock says. @returns its number. */
   produceBlock(): number;
+  /** From the next block on the chain has this spec version, as after a runtime upgrade; a restart forgets it. */
+  upgradeRuntime(specVersion: number): void;
+  /** Takes the newest block back; the next one is a fork of it. For chains in memory. @throws RangeError if it is final. */
+  retractBlock(): void;
 }
 
 /**
  * Starts a local chain that looks like Subtensor to its clients: same calls, storage, events, errors and signatures.
- * One process decides alone what a block is, so there is no consensus and no fork.
+ * One process decides alone what a block is, so there is no consensus, and no fork but by `retractBlock`.
  *
  * @throws ConfigError if the folder or the port cannot be used, or an address is wrong.
  */
@@ -99,6 +103,8 @@ export async function openDevchain(options: DevchainOptions): Promise<Devchain> 
     port: server.port,
     genesisHash: chain.genesis.hash,
     produceBlock: () => chain.produce().number,
+    upgradeRuntime: (specVersion) => chain.upgrade(specVersion),
+    retractBlock: () => chain.retract(),
     close() {
       closed ??= (async () => {
         clearInterval(timer);

@@ -14,6 +14,8 @@ export interface State extends StorageView {
   load(entries: Iterable<readonly [Hex, Uint8Array]>): void;
   /** Applies a block. The oldest history is dropped when there is more than the limit. */
   apply(changes: Changes): void;
+  /** Takes back the newest block. @throws RangeError if none is in the history. */
+  revert(): void;
   /**
    * The state as it was `blocks` blocks ago; 0 is now. Valid until the next `apply`.
    *
@@ -72,6 +74,14 @@ export function openState(historyMax: number): State {
       }
       undo.push(replaced);
       if (undo.length > historyMax) undo.shift();
+    },
+    revert() {
+      const replaced = undo.pop();
+      if (replaced === undefined) throw new RangeError("there is no block to take back");
+      for (const [key, value] of replaced) {
+        if (value === undefined) current.delete(key);
+        else current.set(key, value);
+      }
     },
     before(blocks) {
       if (blocks < 0 || blocks > undo.length) return undefined;
