@@ -37,6 +37,7 @@ const OWNERS: Record<string, readonly string[]> = {
   "@polkadot/util": ["chain", "devchain"],
   "@polkadot/util-crypto": ["chain", "devchain"],
   "@polkadot/rpc-provider": ["chain"],
+  "@noble/curves": ["devchain"],
   "@electric-sql/pglite": ["runtime"],
   "@electric-sql/pglite-prepopulatedfs": ["runtime"],
   "@copilotkit/aimock": ["local"],
@@ -48,6 +49,7 @@ const OWNERS: Record<string, readonly string[]> = {
   pino: ["runtime"],
   "prom-client": ["runtime"],
   undici: ["gateway", "miner", "validator"],
+  uqr: ["gateway"],
   ws: ["chain", "devchain"],
 };
 

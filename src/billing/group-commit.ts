@@ -38,6 +38,8 @@ export interface Order {
 export interface GroupCommitEvents {
   committed(orders: number, seconds: number): void;
   retrying(error: Error, orders: number): void;
+  /** A batch that the database refuses; its orders are tried one by one. Right in the end, and a bug: reported. */
+  refused(error: Error, orders: number): void;
   /** A single order that the database refuses every time: a bug, reported and dropped so that it stops nobody else. */
   poisoned(error: Error): void;
 }
@@ -153,6 +155,7 @@ export function openGroupCommit<T extends Order>(
       only.fail(error, false);
       return;
     }
+    events.refused(error, batch.length);
     for (const order of batch) await commitAll([order]);
   };
 

@@ -57,7 +57,8 @@ export type HoldVerdict =
   | { readonly ok: true }
   | {
       readonly ok: false;
-      readonly refusal: "insufficient_credit";
+      readonly refusal: "insufficient_credit" | "key_limit";
+      /** Nano-USD that can be held: of the account's credit, or within the key's limit. */
       readonly availableNusd: bigint;
     }
   | { readonly ok: false; readonly refusal: "conflict" };
@@ -170,7 +171,7 @@ export interface Ledger extends Closable {
   openHolds(olderThanMs?: number): Promise<OpenHold[]>;
   /** Frees holds that expire before `nowMs`, of any gateway. @returns how many. */
   expire(nowMs: number): Promise<number>;
-  /** An unknown account has zeros. `chargedNusd` is net of refunds. Available is posted − held. */
+  /** An unknown account has zeros. `chargedNusd` is net of refunds, `depositedNusd` of withdrawals. Available is posted − held. */
   balance(account: AccountId): Promise<{
     readonly postedNusd: bigint;
     readonly heldNusd: bigint;
@@ -258,6 +259,9 @@ export async function openLedger({
       retrying: (error, orders) => {
         measured?.retries.inc();
         log.error({ err: error, orders }, "ledger.retrying");
+      },
+      refused: (error, orders) => {
+        log.error({ err: error, orders }, "ledger.batch_refused");
       },
       poisoned: (error) => {
         log.error({ err: error }, "ledger.order_refused");
@@ -444,8 +448,9 @@ function answerHold(
 ): void {
   if (verdict === "o") {
     entry.done({ ok: true });
-  } else if (verdict === "i") {
-    entry.done({ ok: false, refusal: "insufficient_credit", availableNusd: available ?? 0n });
+  } else if (verdict === "i" || verdict === "l") {
+    const refusal = verdict === "i" ? "insufficient_credit" : "key_limit";
+    entry.done({ ok: false, refusal, availableNusd: available ?? 0n });
   } else if (verdict === "c") {
     entry.done({ ok: false, refusal: "conflict" });
   } else {
@@ -603,24 +608,28 @@ function readsOf(
         credits: bigint;
         debits: bigint;
         refunded: bigint;
+        withdrawn: bigint;
         held: bigint;
       }>(
         database,
-        `SELECT credits, debits, refunded, held FROM ledger.acct
-          WHERE ledger = 1 AND code = 10 AND owner = $1`,
+        // What was rejected is in credits as well as in debits: leaving it out of both is right for it too.
+        `SELECT credits, debits, refunded, held,
+                (SELECT COALESCE(sum(amount_nusd), 0)::bigint FROM ledger.withdrawal WHERE account = $1) AS withdrawn
+           FROM ledger.acct WHERE ledger = 1 AND code = 10 AND owner = $1`,
         [account],
       );
-      const { credits, debits, refunded, held } = row ?? {
+      const { credits, debits, refunded, withdrawn, held } = row ?? {
         credits: 0n,
         debits: 0n,
         refunded: 0n,
+        withdrawn: 0n,
         held: 0n,
       };
       return {
         postedNusd: credits - debits,
         heldNusd: held,
-        depositedNusd: credits - refunded,
-        chargedNusd: debits - refunded,
+        depositedNusd: credits - refunded - withdrawn,
+        chargedNusd: debits - refunded - withdrawn,
       };
     },
     requestOf: async (id, account) => {

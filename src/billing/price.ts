@@ -1,32 +1,51 @@
-import { formatNano, parseNano } from "../core/money.ts";
-import { ConfigError } from "../runtime/settings.ts";
-
-/** Genesis of Bittensor's main network, where a made-up price would give away real TAO's worth. */
-const FINNEY_GENESIS = "0x2f0555cc76fc2840a25a6ea3b9637146806f1f44b090c175ffde2a7e5ab36c03";
-
-const FIXED = "fixed:";
-/** 1,000,000 USD per TAO: above it, a deposit's product could leave int8. */
-const RATE_NANO_USD_MAX = 1_000_000_000_000_000n;
-
-/** Nano-USD per TAO at a time (Unix milliseconds); undefined while no trustworthy price is known. */
-export type RateSource = (timestampMs: number) => bigint | undefined;
+import type { Queryable } from "../runtime/database.ts";
+import type { Closable } from "../runtime/shutdown.ts";
+import type { NoPrice } from "./decide-price.ts";
 
 /**
- * A price that never changes, from `fixed:400.00` (USD per TAO). For local networks and tests.
- *
- * @throws ConfigError if the text is something else, or the chain is Bittensor's main network.
+ * Nano-USD per TAO at the time of a block (Unix milliseconds), read with the transaction that credits by it, so that every
+ * process and every repetition gets the same. undefined while it is not known.
  */
-export function fixedRate(text: string, genesisHash: string): RateSource {
-  const rate = text.startsWith(FIXED) ? parseNano(text.slice(FIXED.length)) : undefined;
-  if (rate === undefined || rate === 0n || rate > RATE_NANO_USD_MAX) {
-    throw new ConfigError(
-      `The price source ${JSON.stringify(text)} is not understood; it looks like fixed:400.00 (USD per TAO, at most ${formatNano(RATE_NANO_USD_MAX)}).`,
-    );
-  }
-  if (genesisHash === FINNEY_GENESIS) {
-    throw new ConfigError(
-      "A fixed price is for local networks; this chain is Bittensor's main network.",
-    );
-  }
-  return () => rate;
+export type RateSource = (
+  tx: Queryable,
+  timestampMs: number,
+) => bigint | undefined | Promise<bigint | undefined>;
+
+/** What TAO is worth at this moment. */
+export type PresentPrice =
+  | {
+      /** fixed: it was set, and never changes. live: sources agree on it. */
+      readonly state: "fixed" | "live";
+      readonly nanoUsdPerTao: bigint;
+      /** Names of the sources that made it. */
+      readonly sources: readonly string[];
+    }
+  | {
+      /** There is no price: deposits wait for one, and nothing is quoted. */
+      readonly state: "frozen";
+      /** starting: the sources have not been asked yet. unreachable: they, or the database, could not be asked of late. */
+      readonly reason: NoPrice | "starting" | "unreachable";
+      readonly sinceMs: number;
+    };
+
+/** The TAO price of a gateway. */
+export interface TaoPrice extends Closable {
+  present(): PresentPrice;
+  readonly rateOf: RateSource;
+  /**
+   * Sets the price of this minute by hand.
+   *
+   * @returns false if the minute has a price already. @throws Error if the price is fixed.
+   */
+  setByHand(nanoUsdPerTao: bigint): Promise<boolean>;
+}
+
+/** A price that never changes. For local networks and tests. */
+export function fixedPrice(nanoUsdPerTao: bigint): TaoPrice {
+  return {
+    present: () => ({ state: "fixed", nanoUsdPerTao, sources: [] }),
+    rateOf: () => nanoUsdPerTao,
+    setByHand: () => Promise.reject(new Error("the price is fixed")),
+    close: async () => undefined,
+  };
 }

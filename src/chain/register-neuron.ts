@@ -24,7 +24,7 @@ export async function registerNeuron(config: RegisterConfig, log: Logger): Promi
     writeFileSync(config.hotkeyFile, `${newSecret()}\n`, { mode: 0o600 });
   const hotkey = keypairIn(config.hotkeyFile, "hotkey").address as Hotkey;
   const chain = await openSubtensor({
-    endpoint: config.chain,
+    endpoints: config.chain,
     connectTimeoutMs: CONNECT_TIMEOUT_MS,
     log,
   });

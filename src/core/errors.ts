@@ -29,6 +29,8 @@ export const ERRORS = {
   invalid_json: badRequest("invalid_request"),
   unsupported_parameter: badRequest("invalid_request"),
   wrong_surface: badRequest("invalid_request"),
+  challenge_refused: badRequest("invalid_request"),
+  signature_refused: badRequest("invalid_request"),
   context_length_exceeded: badRequest("context_length_exceeded"),
   upstream_refused_request: badRequest("invalid_request"),
   missing_api_key: row(
@@ -52,6 +54,13 @@ export const ERRORS = {
     "insufficient_quota",
     "billing_error",
   ),
+  key_limit_exceeded: row(
+    403,
+    "fix_key",
+    "permission_denied",
+    "insufficient_quota",
+    "permission_error",
+  ),
   permission_denied: row(
     403,
     "fix_key",
@@ -69,6 +78,13 @@ export const ERRORS = {
     "invalid_request_error",
   ),
   request_id_conflict: row(
+    409,
+    "fix_request",
+    "invalid_request",
+    "invalid_request_error",
+    "invalid_request_error",
+  ),
+  conflict: row(
     409,
     "fix_request",
     "invalid_request",
@@ -101,6 +117,7 @@ export const ERRORS = {
   no_miner_available: row(503, "retry", "provider_overloaded", "server_error", "overloaded_error"),
   overloaded: row(503, "retry", "provider_overloaded", "server_error", "overloaded_error"),
   ledger_unavailable: row(503, "retry", "provider_overloaded", "server_error", "overloaded_error"),
+  price_unavailable: row(503, "retry", "provider_overloaded", "server_error", "overloaded_error"),
   shutting_down: row(503, "retry", "provider_overloaded", "server_error", "overloaded_error"),
   upstream_timeout: row(504, "retry", "timeout", "server_error", "timeout_error"),
   evidence_refused: row(502, "stop", "provider_unavailable", "server_error", "api_error"),

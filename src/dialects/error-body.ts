@@ -79,25 +79,44 @@ export function insufficientCredit(
   available: NanoUsd | bigint,
   affordableMaxTokens?: number,
 ): RouterError {
-  const hint =
-    affordableMaxTokens === undefined || affordableMaxTokens < 1
-      ? "Add funds and try again."
-      : `Add funds, or set max_tokens to ${affordableMaxTokens} or less.`;
   return new RouterError(
     "insufficient_credit",
-    `This request needs ${formatNano(needed)} USD of credit and ${formatNano(available)} USD is available. ${hint}`,
-    {
-      details: {
-        needed: formatNano(needed),
-        available: formatNano(available),
-        needed_nusd: needed.toString(),
-        available_nusd: available.toString(),
-        ...(affordableMaxTokens === undefined
-          ? {}
-          : { affordable_max_tokens: affordableMaxTokens }),
-      },
-    },
+    `This request needs ${formatNano(needed)} USD of credit and ${formatNano(available)} USD is available. ${hintOf("Add funds", affordableMaxTokens)}`,
+    { details: amountsOf(needed, available, affordableMaxTokens) },
   );
+}
+
+/** A request that costs more than the key's limit leaves: 403, with the same details. */
+export function keyLimitExceeded(
+  needed: NanoUsd | bigint,
+  available: NanoUsd | bigint,
+  affordableMaxTokens?: number,
+): RouterError {
+  return new RouterError(
+    "key_limit_exceeded",
+    `This request needs ${formatNano(needed)} USD and the key's limit leaves ${formatNano(available)} USD. ${hintOf("Raise the key's limit", affordableMaxTokens)}`,
+    { details: amountsOf(needed, available, affordableMaxTokens) },
+  );
+}
+
+function hintOf(remedy: string, affordableMaxTokens: number | undefined): string {
+  return affordableMaxTokens === undefined || affordableMaxTokens < 1
+    ? `${remedy} and try again.`
+    : `${remedy}, or set max_tokens to ${affordableMaxTokens} or less.`;
+}
+
+function amountsOf(
+  needed: bigint,
+  available: bigint,
+  affordableMaxTokens: number | undefined,
+): Readonly<Record<string, string | number>> {
+  return {
+    needed: formatNano(needed),
+    available: formatNano(available),
+    needed_nusd: needed.toString(),
+    available_nusd: available.toString(),
+    ...(affordableMaxTokens === undefined ? {} : { affordable_max_tokens: affordableMaxTokens }),
+  };
 }
 
 function chatErrorOf(error: RouterError, requestId: string | null): object {

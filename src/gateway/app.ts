@@ -12,15 +12,21 @@ import type { Logger } from "../runtime/logger.ts";
 import { errorHeaders, routerErrorOf, surfaceOfPath } from "./error-answer.ts";
 import { type AccountDeps, accountRoutes } from "./routes/accounts.ts";
 import { type CreditDeps, creditRoutes } from "./routes/credits.ts";
+import { type DepositQuoteDeps, depositQuoteRoutes } from "./routes/deposit-quotes.ts";
 import { type DepositDeps, depositRoutes } from "./routes/deposits.ts";
 import { type GenerationDeps, generationRoutes } from "./routes/generation.ts";
 import { type InferenceDeps, inferenceRoutes } from "./routes/inference.ts";
 import { type KeyDeps, keyRoutes } from "./routes/key.ts";
+import { type ManagementDeps, managementRoutes } from "./routes/keys.ts";
 import { type LedgerDeps, ledgerRoutes } from "./routes/ledger.ts";
+import { type LedgerDepositDeps, ledgerDepositRoutes } from "./routes/ledger-deposits.ts";
 import { type LogDeps, logRoutes } from "./routes/log.ts";
 import { type ModelDeps, modelRoutes } from "./routes/models.ts";
 import { type NetworkDeps, networkRoutes } from "./routes/network.ts";
 import { type OperationDeps, operationRoutes } from "./routes/operations.ts";
+import { type PriceDeps, priceRoutes } from "./routes/price.ts";
+import { type WalletDeps, walletRoutes } from "./routes/wallets.ts";
+import { type WithdrawalDeps, withdrawalRoutes } from "./routes/withdrawals.ts";
 
 /** Time a client has to send a whole request, in milliseconds. */
 const REQUEST_TIMEOUT_MS = 120_000;
@@ -36,14 +42,20 @@ export interface GatewayDeps
   extends AccountDeps,
     CreditDeps,
     DepositDeps,
+    DepositQuoteDeps,
     GenerationDeps,
     InferenceDeps,
     KeyDeps,
+    ManagementDeps,
     LedgerDeps,
+    LedgerDepositDeps,
     LogDeps,
     ModelDeps,
     NetworkDeps,
-    OperationDeps {
+    OperationDeps,
+    PriceDeps,
+    WalletDeps,
+    WithdrawalDeps {
   readonly log: Logger;
   readonly headerBytesMax: number;
 }
@@ -76,12 +88,18 @@ export function buildGateway(deps: GatewayDeps): FastifyInstance {
       accountRoutes,
       creditRoutes,
       depositRoutes,
+      depositQuoteRoutes,
       generationRoutes,
       inferenceRoutes,
       keyRoutes,
       ledgerRoutes,
+      ledgerDepositRoutes,
+      managementRoutes,
       modelRoutes,
       networkRoutes,
+      priceRoutes,
+      walletRoutes,
+      withdrawalRoutes,
     ])
       app.register(async (scope) => routes(scope, deps), { prefix });
   }
@@ -117,7 +135,9 @@ function stackOf(error: Error): string {
 
 function unknownRoute(app: FastifyInstance, request: FastifyRequest): RouterError {
   const url = request.url.split("?")[0] ?? "";
-  const methods = (["GET", "POST"] as const).filter((method) => app.hasRoute({ method, url }));
+  const methods = (["GET", "POST", "PATCH", "DELETE"] as const).filter((method) =>
+    app.hasRoute({ method, url }),
+  );
   return methods.length === 0
     ? new RouterError("not_found", "There is no such path.")
     : new RouterError("method_not_allowed", `This path takes ${methods.join(", ")}.`);

@@ -15,6 +15,8 @@ export interface ApiKey {
   /** May manage, may not buy inference. */
   readonly management: boolean;
   readonly createdMs: number;
+  /** Unix milliseconds from which it is refused. */
+  readonly expiresMs: number | undefined;
 }
 
 /** How long a look-up is trusted: how long a key works after it was disabled. */
@@ -39,6 +41,8 @@ function single(value: string | string[] | undefined): string | undefined {
 export interface Authenticator {
   /** @throws RouterError `missing_api_key` or `invalid_api_key`. */
   keyOf(headers: IncomingHttpHeaders): Promise<ApiKey>;
+  /** Like `keyOf`. @throws RouterError `permission_denied` also when the key may not manage others. */
+  managementKeyOf(headers: IncomingHttpHeaders): Promise<ApiKey>;
   /** @throws RouterError unless the headers carry the operator's key. */
   requireAdmin(headers: IncomingHttpHeaders): void;
 }
@@ -70,25 +74,38 @@ export function authenticator(
     return found;
   };
 
+  const keyOf = async (headers: IncomingHttpHeaders): Promise<ApiKey> => {
+    const credential = credentialOf(headers);
+    if (credential === undefined)
+      throw new RouterError(
+        "missing_api_key",
+        "No API key. Send it as `Authorization: Bearer`, `x-api-key` or `x-goog-api-key`.",
+      );
+    let key: ApiKey | undefined;
+    try {
+      key = await lookUp(hash("sha256", credential, "hex"));
+    } catch (cause) {
+      throw new RouterError("ledger_unavailable", "The key cannot be checked right now.", {
+        cause,
+        retryAfterSeconds: 1,
+      });
+    }
+    if (key === undefined || key.disabled)
+      throw new RouterError("invalid_api_key", "This API key is unknown or disabled.");
+    if (key.expiresMs !== undefined && key.expiresMs <= nowMs())
+      throw new RouterError("invalid_api_key", "This API key has expired.");
+    return key;
+  };
+
   return {
-    keyOf: async (headers) => {
-      const credential = credentialOf(headers);
-      if (credential === undefined)
+    keyOf,
+    managementKeyOf: async (headers) => {
+      const key = await keyOf(headers);
+      if (!key.management)
         throw new RouterError(
-          "missing_api_key",
-          "No API key. Send it as `Authorization: Bearer`, `x-api-key` or `x-goog-api-key`.",
+          "permission_denied",
+          "This needs a management key, which an account gets beside its first API key.",
         );
-      let key: ApiKey | undefined;
-      try {
-        key = await lookUp(hash("sha256", credential, "hex"));
-      } catch (cause) {
-        throw new RouterError("ledger_unavailable", "The key cannot be checked right now.", {
-          cause,
-          retryAfterSeconds: 1,
-        });
-      }
-      if (key === undefined || key.disabled)
-        throw new RouterError("invalid_api_key", "This API key is unknown or disabled.");
       return key;
     },
     requireAdmin: (headers) => {

@@ -1,5 +1,6 @@
 import { simulatedTeeImages, simulatedTeeRoot } from "../attestation/simulated/settings.ts";
 import { parseNano } from "../core/money.ts";
+import { FIXED_PRICE_FORM, parseFixedPrice } from "../core/tao-price.ts";
 import { LOG_LEVELS } from "../runtime/logger.ts";
 import {
   flag,
@@ -9,6 +10,7 @@ import {
   type SettingsOf,
   text,
   url,
+  urls,
 } from "../runtime/settings.ts";
 
 /** Settings of `daybreak gateway`. */
@@ -53,8 +55,8 @@ export const gatewaySettings = {
   },
   chain: {
     env: "DAYBREAK_GATEWAY_CHAIN",
-    help: "WebSocket URL of a Subtensor node",
-    parse: url("ws:", "wss:"),
+    help: "WebSocket URL of a Subtensor node; several of one chain, separated by commas, take over from each other",
+    parse: urls("ws:", "wss:"),
   },
   netuid: {
     env: "DAYBREAK_GATEWAY_NETUID",
@@ -90,11 +92,23 @@ export const gatewaySettings = {
     help: "public key under which deposit addresses are derived: an ss58 address or 64 hex digits",
     parse: treasury,
   },
+  hotWallet: {
+    env: "DAYBREAK_GATEWAY_HOT_WALLET",
+    help: "ss58 address that pays withdrawals; the gateway watches it and has no key of it",
+    optional: true,
+    parse: walletAddress,
+  },
+  coldWallet: {
+    env: "DAYBREAK_GATEWAY_COLD_WALLET",
+    help: "ss58 address that deposits are swept to; the gateway watches it and has no key of it",
+    optional: true,
+    parse: walletAddress,
+  },
   taoUsd: {
     env: "DAYBREAK_GATEWAY_TAO_USD",
-    help: "US dollars per TAO, as fixed:AMOUNT",
-    default: "fixed:400.00",
-    parse: text,
+    help: "where the TAO price comes from: exchanges, or fixed:AMOUNT in US dollars on local networks",
+    default: "exchanges",
+    parse: taoPrice,
   },
   depositMinimumTao: {
     env: "DAYBREAK_GATEWAY_DEPOSIT_MINIMUM_TAO",
@@ -180,8 +194,21 @@ function amount(value: string): bigint {
   return parsed;
 }
 
+/** `exchanges`, or a fixed price in nano-USD per TAO. */
+function taoPrice(value: string): "exchanges" | bigint {
+  if (value === "exchanges") return value;
+  const price = parseFixedPrice(value);
+  if (price === undefined) throw new Error(`exchanges, or ${FIXED_PRICE_FORM}`);
+  return price;
+}
+
 function adminKey(value: string): string {
   if (!/^\S{16,200}$/.test(value)) throw new Error("16 to 200 characters without spaces");
+  return value;
+}
+
+function walletAddress(value: string): string {
+  if (!/^[1-9A-HJ-NP-Za-km-z]{46,49}$/.test(value)) throw new Error("an ss58 address");
   return value;
 }
 

@@ -2,17 +2,41 @@ import { createHmac } from "node:crypto";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import type { Policy } from "../attestation/policy.ts";
-import { createAccount, createApiKey, findApiKey } from "../billing/accounts.ts";
+import { budgetOf, createAccount, createApiKey, findApiKey } from "../billing/accounts.ts";
+import { assignDeposit } from "../billing/assign-deposit.ts";
 import { auditLedger } from "../billing/audit.ts";
-import { listDeposits, openDepositScanner } from "../billing/deposits.ts";
+import { memoOf } from "../billing/deposit-owner.ts";
+import { createDepositQuote, listQuoteUses } from "../billing/deposit-quotes.ts";
+import {
+  type Deposit,
+  type DepositScanner,
+  listDeposits,
+  listDepositsIn,
+  openDepositScanner,
+} from "../billing/deposits.ts";
 import type { Ledger } from "../billing/ledger.ts";
-import type { RateSource } from "../billing/price.ts";
+import type { TaoPrice } from "../billing/price.ts";
+import { listTicks } from "../billing/price-ticks.ts";
+import type { TreasuryWallets } from "../billing/treasury.ts";
+import {
+  createWalletChallenge,
+  linkWallet,
+  listWallets,
+  unlinkWallet,
+} from "../billing/wallets.ts";
+import {
+  listRequestedWithdrawals,
+  listWithdrawals,
+  rejectWithdrawal,
+  requestWithdrawal,
+} from "../billing/withdrawals.ts";
 import { encodeAnnouncement } from "../core/commitment.ts";
 import { RouterError } from "../core/errors.ts";
 import { type AccountId, type Hotkey, requestOfGenerationId } from "../core/ids.ts";
 import type { SigningKey } from "../core/jws.ts";
 import { modelOf } from "../core/models.ts";
 import { formatNano, type Rao } from "../core/money.ts";
+import { chainIdOf } from "../core/sign-in-message.ts";
 import type { Database } from "../runtime/database.ts";
 import { migrateJobs } from "../runtime/job-outbox.ts";
 import { type OpenDispatcher, openJobs } from "../runtime/jobs.ts";
@@ -27,6 +51,8 @@ import { claimsSigner } from "./claims-signer.ts";
 import type { GatewayConfig } from "./config.ts";
 import { gatewayMetrics } from "./gateway-metrics.ts";
 import { openGatewayRun } from "./gateway-run.ts";
+import { jsonRow } from "./json-row.ts";
+import { keyStore } from "./key-store.ts";
 import { keyUsageReader } from "./key-usage.ts";
 import { leafWriter, payerTags } from "./log-leaf.ts";
 import {
@@ -55,6 +81,8 @@ const EXPIRE_GRACE_MS = 600_000;
 /** One account may have a quarter of the memory for bodies, so that it cannot shut out the others. */
 const ACCOUNT_SHARE_DIVISOR = 4;
 const READY_TIMEOUT_MS = 2_000;
+/** When to ask again after a price was missing. */
+const PRICE_RETRY_SECONDS = 30;
 /** A key may send this many seconds' worth of its rate at once. */
 const BURST_SECONDS = 10;
 
@@ -64,8 +92,14 @@ export interface GatewayChain {
   readonly log: LogChain;
   readonly reports: ReportChain;
   readonly deposits: Parameters<typeof openDepositScanner>[0]["chain"];
-  /** Deposit address of an account, from its position under the treasury's public key. */
+  /** Deposit address of an account, from its position under the treasury's public key; 0 is the common address. */
   depositAddressOf(accountIndex: number): string;
+  /** Where the operator keeps TAO. */
+  readonly treasury: TreasuryWallets;
+  /** The address with prefix 42 of the same public key. @throws Error if it is no address. */
+  walletAddressOf(address: string): string;
+  /** Whether the wallet signed the text, as wallets sign texts. */
+  verifySignedText(text: string, signature: Uint8Array, address: string): boolean;
 }
 
 export interface GatewayParts {
@@ -93,7 +127,7 @@ export interface GatewayParts {
   readonly adminKey: string;
   /** Hotkey of the gateway's operator: the subnet owner's. */
   readonly hotkey: Hotkey;
-  readonly rate: RateSource;
+  readonly price: TaoPrice;
   /** Where requests of a key are counted; default: in this process. */
   readonly rateLimiterOf?: ((limit: RateLimit) => RateLimiter) | undefined;
   /** Hands jobs out to several gateways; without one, each does those that it finds. */
@@ -118,6 +152,7 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
   let underWay = 0;
   let draining = false;
   let publisher: LogPublisher | undefined;
+  let scanner: DepositScanner | undefined;
   /** Called when the last request has left. */
   let onIdle: (() => void) | undefined;
 
@@ -168,6 +203,8 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
       requestsUnderWay: () => underWay,
       bodyBytes: memory.used,
       minersServing: () => directory.serving().length,
+      depositsHalted: () => (scanner?.halted() === undefined ? 0 : 1),
+      depositsBlock: () => scanner?.scannedTo() ?? 0,
     });
     const leafOf = leafWriter(
       claimsSigner("countersign", signingKey),
@@ -181,11 +218,15 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
       },
     });
 
+    const presentRate = (): bigint | undefined => {
+      const price = parts.price.present();
+      return price.state === "frozen" ? undefined : price.nanoUsdPerTao;
+    };
     const topUp = (accountIndex: number): Record<string, string> => ({
       top_up_url: `${url}/v1/deposits`,
       top_up_address: chain.depositAddressOf(accountIndex),
       top_up_minimum_tao: formatNano(config.depositMinimumTao),
-      rate_nusd_per_tao: parts.rate(nowMs())?.toString() ?? "unknown",
+      rate_nusd_per_tao: presentRate()?.toString() ?? "unknown",
     });
     const serve = requestServer({
       plan: (facts, model, bodyBytes) => router.plan(facts, model, bodyBytes),
@@ -259,14 +300,73 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
       serve,
       createAccount: async (name) => {
         const { id, index } = await createAccount(database, { name });
-        const { key } = await createApiKey(database, id, { label: name, management: false });
-        return { id, apiKey: key, depositAddress: chain.depositAddressOf(index) };
+        const apiKey = await createApiKey(database, id, { label: name, management: false });
+        const managementKey = await createApiKey(database, id, { label: name, management: true });
+        return {
+          id,
+          apiKey: apiKey.key,
+          managementKey: managementKey.key,
+          depositAddress: chain.depositAddressOf(index),
+        };
       },
       balanceOf: (account) => ledger.balance(account),
       depositAddressOf: (index) => chain.depositAddressOf(index),
-      rateNanoUsdPerTao: () => parts.rate(nowMs()),
+      rateNanoUsdPerTao: presentRate,
+      presentPrice: () => parts.price.present(),
+      priceTicks: (fromMs) => listTicks(database, fromMs),
+      setPrice: (nanoUsdPerTao) => parts.price.setByHand(nanoUsdPerTao),
+      quoteDeposit: (account, nanoUsdPerTao) =>
+        createDepositQuote(database, account, nanoUsdPerTao, nowMs()),
       depositMinimumRao: config.depositMinimumTao,
-      depositsOf: async (account) => (await listDeposits(database, account)).map(jsonRow),
+      memoOf,
+      depositsOf: async (account) => {
+        // What was seen is read first: what is booked meanwhile is then in both lists, not in none.
+        const seen = scanner?.seen(account) ?? [];
+        const uses = await listQuoteUses(database, account);
+        return withSeen(seen, await listDeposits(database, account)).map((deposit) => {
+          const use = uses.find((one) => one.deposit === deposit.id);
+          return { ...jsonRow(deposit), quote: use === undefined ? null : jsonRow(use) };
+        });
+      },
+      depositsIn: async (state) => (await listDepositsIn(database, state)).map(jsonRow),
+      assignDeposit: async (deposit, account, note) => {
+        await assignDeposit(database, { deposit, account, note });
+        log.warn({ deposit, account }, "deposit.assigned");
+      },
+      walletAddressOf: (address) => chain.walletAddressOf(address),
+      challengeWallet: (account, address) =>
+        createWalletChallenge(database, {
+          account,
+          address,
+          url,
+          chainId: chainIdOf(chain.deposits.genesisHash),
+          nowMs: nowMs(),
+        }),
+      linkWallet: (account, nonce, signature) =>
+        linkWallet(database, {
+          account,
+          nonce,
+          signature,
+          url,
+          nowMs: nowMs(),
+          verify: (text, bytes, address) => chain.verifySignedText(text, bytes, address),
+        }),
+      walletsOf: (account) => listWallets(database, account),
+      unlinkWallet: (account, address) =>
+        unlinkWallet(database, { account, address, nowMs: nowMs() }),
+      requestWithdrawal: async (account, address, amount) => {
+        const rateNanoUsdPerTao = presentRate();
+        if (rateNanoUsdPerTao === undefined)
+          throw new RouterError("overloaded", "There is no price of TAO right now.", {
+            retryAfterSeconds: PRICE_RETRY_SECONDS,
+          });
+        const minimumRao = config.depositMinimumTao as Rao;
+        const order = { account, address, amount, rateNanoUsdPerTao, minimumRao, nowMs: nowMs() };
+        return jsonRow(await requestWithdrawal(database, order));
+      },
+      withdrawalsOf: async (account) => (await listWithdrawals(database, account)).map(jsonRow),
+      requestedWithdrawals: async () => (await listRequestedWithdrawals(database)).map(jsonRow),
+      rejectWithdrawal: (id, note) => rejectWithdrawal(database, { id, note, nowMs: nowMs() }),
       generationOf: (id, account) => ledger.requestOf(requestOfGenerationId(id) ?? id, account),
       auditLedger: async () =>
         (await auditLedger(database)).map(({ name, value, ok }) => ({
@@ -275,6 +375,8 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
           ok,
         })),
       usageOfKey: keyUsageReader(database, nowMs),
+      keys: keyStore(database),
+      budgetOfKey: (keyId) => budgetOf(database, keyId),
       logDirectory,
       sideFile: async (kind, name) => await shared?.get(kind, name),
       modelList: () => modelList(router.listedModels(), config.markupBps),
@@ -327,16 +429,16 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
         metrics: parts.metrics,
       }),
     );
-    opened.push(
-      await openDepositScanner({
-        database,
-        chain: chain.deposits,
-        addressOf: (index) => chain.depositAddressOf(index),
-        rateNanoUsdPerTao: parts.rate,
-        minimumRao: config.depositMinimumTao as Rao,
-        log,
-      }),
-    );
+    scanner = await openDepositScanner({
+      database,
+      chain: chain.deposits,
+      addressOf: (index) => chain.depositAddressOf(index),
+      treasury: chain.treasury,
+      rateNanoUsdPerTao: parts.price.rateOf,
+      minimumRao: config.depositMinimumTao as Rao,
+      log,
+    });
+    opened.push(scanner);
     opened.push(
       openRecovery({
         openHolds: () => ledger.openHolds(),
@@ -452,12 +554,8 @@ function expireLoop(ledger: Ledger, log: Logger): Closable {
   };
 }
 
-/** A row with money as decimal strings, as JSON carries it. */
-function jsonRow(row: object): Record<string, unknown> {
-  return Object.fromEntries(
-    Object.entries(row).map(([key, value]: [string, unknown]) => [
-      key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`),
-      typeof value === "bigint" ? value.toString() : (value ?? null),
-    ]),
-  );
+/** Deposits that are only seen, then those that are booked; each once. */
+function withSeen(seen: readonly Deposit[], booked: readonly Deposit[]): Deposit[] {
+  const ids = new Set(booked.map(({ id }) => id));
+  return [...seen.filter(({ id }) => !ids.has(id)), ...booked];
 }

@@ -12,7 +12,8 @@ interface RunningGateway {
 }
 
 const FILE = "running.json";
-const AUDIT_TIMEOUT_MS = 60_000;
+/** An audit reads whole tables. */
+const ANSWER_TIMEOUT_MS = 60_000;
 
 /** A key for `announceRunning`. */
 export function newRunKey(): string {
@@ -44,15 +45,33 @@ export interface AuditLine {
 export async function auditRunningGateway(
   directory: string,
 ): Promise<readonly AuditLine[] | undefined> {
+  return await askRunningGateway<AuditLine[]>(directory, "/v1/ledger/audit");
+}
+
+/**
+ * Asks the gateway that runs on `directory` for the `data` of a path, with the operator's key; posts `body` if there is one.
+ *
+ * @returns undefined when none runs there.
+ * @throws Error when it runs and refuses, with its reason, or does not answer.
+ */
+export async function askRunningGateway<T>(
+  directory: string,
+  path: string,
+  body?: object,
+): Promise<T | undefined> {
   const running = runningIn(directory);
   if (running === undefined) return undefined;
-  const response = await fetch(`${running.url}/v1/ledger/audit`, {
+  const response = await fetch(running.url + path, {
     headers: { authorization: `Bearer ${running.key}` },
-    signal: AbortSignal.timeout(AUDIT_TIMEOUT_MS),
+    signal: AbortSignal.timeout(ANSWER_TIMEOUT_MS),
+    ...(body === undefined ? {} : { method: "POST", body: JSON.stringify(body) }),
   });
-  if (!response.ok) throw new Error(`the gateway at ${running.url} answered ${response.status}`);
-  const { data } = (await response.json()) as { data: AuditLine[] };
-  return data;
+  const answer = (await response.json()) as { data: T; error?: { message?: string } };
+  if (!response.ok)
+    throw new Error(
+      answer.error?.message ?? `the gateway at ${running.url} answered ${response.status}`,
+    );
+  return answer.data;
 }
 
 function runningIn(directory: string): RunningGateway | undefined {

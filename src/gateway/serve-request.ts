@@ -13,7 +13,7 @@ import { type Model, modelOf } from "../core/models.ts";
 import { inputTokensOf, outputTokensOf } from "../core/pricing.ts";
 import type { PriceQuote } from "../core/quote.ts";
 import { SURFACES, type Surface } from "../core/surface.ts";
-import { insufficientCredit, streamErrorEvents } from "../dialects/error-body.ts";
+import { insufficientCredit, keyLimitExceeded, streamErrorEvents } from "../dialects/error-body.ts";
 import { type RequestFacts, readRequest } from "../dialects/read-request.ts";
 import { forUpstream, withoutGatewayFields } from "../dialects/splice-request.ts";
 import type { Logger } from "../runtime/logger.ts";
@@ -211,19 +211,28 @@ export function requestServer(
     deps.settler.forget(request.id);
     if (verdict.refusal === "conflict") throw conflict();
     const smaller = plan.ceilingOf(verdict.availableNusd);
-    if (!smaller.ok) throw unaffordable(request, smaller);
+    if (!smaller.ok) throw refusalOf(request, verdict.refusal, smaller);
     deps.settler.begin(request.id);
     const second = await tryHold(work, smaller);
     if (second.ok) return smaller;
     deps.settler.forget(request.id);
     if (second.refusal === "conflict") throw conflict();
-    throw unaffordable(request, {
+    throw refusalOf(request, second.refusal, {
       ok: false,
       neededNusd: smaller.hold,
       availableNusd: second.availableNusd,
       affordableMaxTokens: 0,
     });
   };
+
+  const refusalOf = (
+    request: InferenceRequest,
+    refusal: "insufficient_credit" | "key_limit",
+    refused: Unaffordable,
+  ): RouterError =>
+    refusal === "key_limit"
+      ? keyLimitExceeded(refused.neededNusd, refused.availableNusd, refused.affordableMaxTokens)
+      : unaffordable(request, refused);
 
   const unaffordable = (request: InferenceRequest, refused: Unaffordable): RouterError => {
     const { neededNusd, availableNusd, affordableMaxTokens } = refused;

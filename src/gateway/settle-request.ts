@@ -22,8 +22,12 @@ const PULL_DELAY_MAX_MS = 5_000;
 const PULL_TIMEOUT_MS = 5_000;
 const PULL_BYTES_MAX = 65_536;
 const PULL_LIFE_SECONDS = 30;
-/** How long a customer waits for a ledger that does not answer, in milliseconds. */
-const LEDGER_WAITING_MS = 20_000;
+/**
+ * How long a customer waits for a ledger that does not answer, in milliseconds. Longer than a commit ever takes; after it
+ * the answer ends unsettled: its hold is durable, its receipt is checked and kept by the relay, and its settlement is in
+ * the ledger's queue, so money is lost only if this process and the relay are lost as well before the ledger is back.
+ */
+const LEDGER_WAITING_MS = 5_000;
 /** How long a release is tried before it is left to the hold's expiry, in milliseconds. */
 const LEDGER_DEADLINE_MS = 120_000;
 const LEDGER_FIRST_DELAY_MS = 50;
@@ -37,7 +41,7 @@ export interface ReceiptExpectation {
   readonly work: GrantedWork;
 }
 
-/** A receipt that was settled. */
+/** A receipt that was settled, or waits in the ledger's queue for its database. */
 export interface PaidReceipt {
   readonly receipt: Receipt;
   readonly charge: NanoUsd;
@@ -46,6 +50,11 @@ export interface PaidReceipt {
 export type SettleResult =
   | { readonly ok: true; readonly paid: PaidReceipt }
   | { readonly ok: false; readonly refusal: string };
+
+/** The ledger has the call and will answer it when it can. */
+const PENDING = Symbol("pending");
+/** The ledger did not take the call. */
+const REFUSED = Symbol("refused");
 
 /** What the ledger keeps about a request beside its money; public facts and numbers only. */
 export interface GenerationRow extends SettledRow {
@@ -66,7 +75,8 @@ export interface Settler {
   /** The request has no hold, or recovery may have it. */
   forget(request: RequestId): void;
   /**
-   * Settles by the receipt that came with a complete answer, or by the one the relay still has.
+   * Settles by the receipt that came with a complete answer, or by the one the relay still has. Ok is also a settlement
+   * that waits in the ledger's queue, when its database does not answer in time.
    * When it is refused for the receipt's sake the hold is released; when for the ledger's, recovery ends it later.
    */
   settle(expectation: ReceiptExpectation, end: AttemptEnd): Promise<SettleResult>;
@@ -179,15 +189,16 @@ export function settler(deps: SettlerDeps): Settler {
       epoch: receipt.e,
     });
 
-  /** @returns false if the ledger did not answer in time; it may still do as it was told. */
+  /** @returns false if the ledger did not take the settlement, which leaves it to recovery. */
   const pay = async (
     checked: CheckedReceipt,
     expectation: ReceiptExpectation,
     end: AttemptEnd,
     waitMs: number,
   ): Promise<boolean> => {
+    const { request } = expectation;
     const order: SettleOrder = {
-      request: expectation.request,
+      request,
       charge: checked.charge,
       minerAmount: checked.minerAmount,
       miner: checked.receipt.iss,
@@ -195,28 +206,34 @@ export function settler(deps: SettlerDeps): Settler {
       leaf: await leafOf(checked, checked.minerAmount, expectation),
       row: settledRowOf(checked, expectation, end),
     };
-    const done = await untilAnswered(() => ledger.settle(order), nowMs() + waitMs);
-    if (done === "already_ended")
-      log.warn({ request: expectation.request }, "settle.already_ended");
-    return done !== undefined;
+    let call: Promise<unknown> | undefined;
+    const done = await untilAnswered(() => (call = ledger.settle(order)), nowMs() + waitMs);
+    if (done === PENDING) {
+      log.warn({ request }, "settle.pending");
+      void call?.catch(() => undefined).then(() => live.delete(request));
+      return true;
+    }
+    live.delete(request);
+    if (done === "already_ended") log.warn({ request }, "settle.already_ended");
+    return done !== REFUSED;
   };
 
   /**
    * Calls the ledger until it answers. It repeats by itself while its database is away, so a call may also just take long.
    *
-   * @returns undefined when there is no answer by the deadline.
+   * @returns `PENDING` or `REFUSED` when there is no answer by the deadline.
    */
   const untilAnswered = async <T>(
     call: () => Promise<T>,
     deadlineMs: number,
-  ): Promise<T | undefined> => {
+  ): Promise<T | typeof PENDING | typeof REFUSED> => {
     let waitMs = LEDGER_FIRST_DELAY_MS;
     for (;;) {
       try {
         return await orTooLate(call(), deadlineMs - nowMs());
       } catch (error) {
         log.warn({ err: error }, "ledger.call_failed");
-        if (nowMs() + waitMs > deadlineMs || stopping.signal.aborted) return undefined;
+        if (nowMs() + waitMs > deadlineMs || stopping.signal.aborted) return REFUSED;
         await pause(waitMs, stopping.signal);
         waitMs = Math.min(waitMs * 2, LEDGER_DELAY_MAX_MS);
       }
@@ -228,9 +245,12 @@ export function settler(deps: SettlerDeps): Settler {
   stopping.signal.addEventListener("abort", () => {
     for (const give of waiters) give();
   });
-  const orTooLate = async <T>(call: Promise<T>, milliseconds: number): Promise<T | undefined> => {
-    const tooLate = Promise.withResolvers<undefined>();
-    const giveUp = (): void => tooLate.resolve(undefined);
+  const orTooLate = async <T>(
+    call: Promise<T>,
+    milliseconds: number,
+  ): Promise<T | typeof PENDING> => {
+    const tooLate = Promise.withResolvers<typeof PENDING>();
+    const giveUp = (): void => tooLate.resolve(PENDING);
     const timer = setTimeout(giveUp, milliseconds);
     waiters.add(giveUp);
     if (stopping.signal.aborted) giveUp();
@@ -273,7 +293,6 @@ export function settler(deps: SettlerDeps): Settler {
     }
     const { checked } = verdict;
     const isPaid = await pay(checked, expectation, end, ledgerMs);
-    live.delete(request);
     return isPaid
       ? { ok: true, paid: { receipt: checked.receipt, charge: checked.charge } }
       : { ok: false, refusal: "ledger_unavailable" };

@@ -1,3 +1,4 @@
+import { FIXED_PRICE_FORM, parseFixedPrice } from "../core/tao-price.ts";
 import { gatewaySettings } from "../gateway/config.ts";
 import { minerSettings } from "../miner/config.ts";
 import type { processSettings } from "../runtime/logger.ts";
@@ -58,7 +59,7 @@ export const localSettings = {
     env: "DAYBREAK_TAO_USD",
     help: "US dollars per TAO, as fixed:AMOUNT",
     default: "fixed:400.00",
-    parse: text,
+    parse: fixedPriceText,
   },
   simulatorLatencyMs: {
     env: "DAYBREAK_SIMULATOR_LATENCY_MS",
@@ -74,3 +75,9 @@ export const localSettings = {
 } as const satisfies Record<string, Setting<unknown>>;
 
 export type LocalConfig = SettingsOf<typeof localSettings> & SettingsOf<typeof processSettings>;
+
+/** Checked here; gateway and validators read it themselves. */
+function fixedPriceText(value: string): string {
+  if (parseFixedPrice(value) === undefined) throw new Error(FIXED_PRICE_FORM);
+  return value;
+}

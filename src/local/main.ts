@@ -42,9 +42,9 @@ const DEVELOPMENT_ACCOUNTS = [
 const DEVELOPMENT_TAO = 1_000_000n;
 /** TAO that each customer of a new network deposits: the user's account, and each validator's for its probes. */
 const DEPOSIT_RAO = rao(1n * NANO);
-/** Longest wait for any one part to become ready, in milliseconds. */
 /** The chain is for this machine only. */
 const CHAIN_HOST = "127.0.0.1";
+/** Longest wait for any one part to become ready, in milliseconds. */
 const READY_DEADLINE_MS = 30_000;
 const POLL_MS = 25;
 /** Floors of the miners, basis points below retail; they repeat when there are more miners. */
@@ -85,6 +85,7 @@ export async function runLocalNetwork(
       ...network,
       models,
       simulated: !usesRealUpstreams(config),
+      taoUsd: config.taoUsd,
       miners: network.miners.length,
       validators: config.validators,
       blockMs: config.blockMs,
@@ -140,7 +141,7 @@ async function openNetwork(
   opened.push(devchain);
   rememberChainPort(directory, devchain.port);
   const chain = await openSubtensor({
-    endpoint: devchain.url,
+    endpoints: [devchain.url],
     connectTimeoutMs: READY_DEADLINE_MS,
     log: logger("local"),
   });
@@ -197,6 +198,7 @@ async function openNetwork(
     }),
   );
 
+  await assertLedgerOf(secrets.customers, gateway.url, directory);
   const customers = await fundedCustomers(chain, gateway.url, file, 1 + config.validators);
   const [user, ...probers] = customers;
   if (user === undefined) throw new Error("the network has no customer");
@@ -300,6 +302,23 @@ async function openUpstreams(config: LocalConfig, opened: Closable[]): Promise<U
     anthropicApiKey: undefined,
     geminiApiKey: undefined,
   };
+}
+
+/** @throws ConfigError if the gateway's ledger does not know the network's customers: it is new, or another network's. */
+async function assertLedgerOf(
+  customers: NetworkSecrets["customers"],
+  gatewayUrl: string,
+  directory: string,
+): Promise<void> {
+  for (const { apiKey } of customers) {
+    const { status } = await fetch(`${gatewayUrl}/v1/credits`, {
+      headers: { authorization: `Bearer ${apiKey}` },
+    });
+    if (status !== 401) continue;
+    throw new ConfigError(
+      `the ledger does not know the customers of the network in ${directory}: restore the ledger, or move the folder away or choose another with --data DIR`,
+    );
+  }
 }
 
 /**

@@ -53,7 +53,10 @@ export function openNetworkFile(directory: string, create: () => NetworkSecrets)
   let secrets: NetworkSecrets;
   try {
     makeFolder(keys, 0o700);
-    secrets = existsSync(path) ? parse(readFileSync(path, "utf8"), directory) : create();
+    if (existsSync(path)) secrets = parse(readFileSync(path, "utf8"), directory);
+    else if (existsSync(join(directory, "chain")))
+      throw damaged(directory, "it has a chain but no network.json");
+    else secrets = create();
     write(path, secrets);
   } catch (error) {
     if (error instanceof ConfigError) throw error;
@@ -88,15 +91,11 @@ function write(path: string, secrets: NetworkSecrets): void {
 }
 
 function parse(text: string, directory: string): NetworkSecrets {
-  const remedy = `move the folder away, or choose another with --data DIR`;
   let json: { format?: unknown } & Partial<NetworkSecrets>;
   try {
     json = JSON.parse(text) as typeof json;
   } catch (cause) {
-    throw new ConfigError(
-      `the data folder ${directory} is damaged (network.json is not JSON): ${remedy}`,
-      { cause },
-    );
+    throw damaged(directory, "network.json is not JSON", cause);
   }
   if (typeof json.format === "number" && json.format > FORMAT) {
     throw new ConfigError(
@@ -113,10 +112,7 @@ function parse(text: string, directory: string): NetworkSecrets {
     Array.isArray(validators) &&
     validators.every(isNeuron) &&
     Array.isArray(customers);
-  if (!complete)
-    throw new ConfigError(
-      `the data folder ${directory} is damaged (network.json lacks keys): ${remedy}`,
-    );
+  if (!complete) throw damaged(directory, "network.json lacks keys");
   return {
     owner,
     treasury,
@@ -126,6 +122,13 @@ function parse(text: string, directory: string): NetworkSecrets {
     validators,
     customers,
   } as NetworkSecrets;
+}
+
+function damaged(directory: string, what: string, cause?: unknown): ConfigError {
+  return new ConfigError(
+    `the data folder ${directory} is damaged (${what}): move the folder away, or choose another with --data DIR`,
+    { cause },
+  );
 }
 
 function isNeuron(value: unknown): value is NeuronSecrets {

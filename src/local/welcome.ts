@@ -6,6 +6,8 @@ export interface Welcome {
   readonly netuid: number;
   readonly models: readonly { readonly id: string; readonly surface: string }[];
   readonly simulated: boolean;
+  /** The price of TAO, as fixed:AMOUNT in US dollars. */
+  readonly taoUsd: string;
   readonly miners: number;
   readonly validators: number;
   readonly blockMs: number;
@@ -29,6 +31,7 @@ Daybreak local network, ready in ${(w.readyMs / 1000).toFixed(1)} s
              1 gateway, ${w.validators} validator${w.validators === 1 ? "" : "s"}
   Base URL   ${w.base_url}
   API key    ${w.api_key}   (funded)
+  TAO price  ${w.taoUsd} (US dollars; --tao-usd sets it, no exchange is asked)
 
 ${exampleText(w, origin)}
   Network    curl -s ${w.base_url}/network

@@ -137,16 +137,19 @@ function syncFolder(folder: string): void {
 }
 
 function requireReadable(root: string, { format }: Format): void {
-  if (format > FORMAT) throw newer(root, `format ${format}, this version knows ${FORMAT}`);
+  if (format !== FORMAT) throw otherVersion(root, `format ${format}, this version knows ${FORMAT}`);
   const file = path.join(root, POSTGRES_FOLDER, "PG_VERSION");
   if (!existsSync(file)) throw broken(root, "PG_VERSION is missing");
   const major = readFileSync(file, "utf8").trim();
   if (major !== POSTGRES_MAJOR) {
-    throw newer(root, `PostgreSQL ${major} files, this version has PostgreSQL ${POSTGRES_MAJOR}`);
+    throw otherVersion(
+      root,
+      `PostgreSQL ${major} files, this version has PostgreSQL ${POSTGRES_MAJOR}`,
+    );
   }
 }
 
-function newer(root: string, what: string): ConfigError {
+function otherVersion(root: string, what: string): ConfigError {
   return new ConfigError(
     `The data folder ${root} was written by another version (${what}). Start that version, or choose another folder.`,
   );

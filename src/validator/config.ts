@@ -1,6 +1,6 @@
 import { simulatedTeeImages, simulatedTeeRoot } from "../attestation/simulated/settings.ts";
-import { parseNano } from "../core/money.ts";
-import { integer, type Setting, type SettingsOf, text, url } from "../runtime/settings.ts";
+import { FIXED_PRICE_FORM, parseFixedPrice } from "../core/tao-price.ts";
+import { integer, type Setting, type SettingsOf, text, url, urls } from "../runtime/settings.ts";
 
 /** Settings of `daybreak validator`. */
 export const validatorSettings = {
@@ -30,8 +30,8 @@ export const validatorSettings = {
   },
   chain: {
     env: "DAYBREAK_VALIDATOR_CHAIN",
-    help: "WebSocket URL of a Subtensor node",
-    parse: url("ws:", "wss:"),
+    help: "WebSocket URL of a Subtensor node; several of one chain, separated by commas, take over from each other",
+    parse: urls("ws:", "wss:"),
   },
   netuid: {
     env: "DAYBREAK_VALIDATOR_NETUID",
@@ -47,7 +47,7 @@ export const validatorSettings = {
     env: "DAYBREAK_VALIDATOR_TAO_USD",
     help: "US dollars per TAO, as fixed:AMOUNT; the same for all validators of a subnet, or their weights differ",
     default: "fixed:400.00",
-    parse: fixedRate,
+    parse: fixedPrice,
   },
   gatewayUrl: {
     env: "DAYBREAK_VALIDATOR_GATEWAY_URL",
@@ -85,9 +85,8 @@ export const validatorSettings = {
 export type ValidatorConfig = SettingsOf<typeof validatorSettings>;
 
 /** `fixed:400.00` → nano-USD per TAO. */
-function fixedRate(value: string): bigint {
-  const rate = value.startsWith("fixed:") ? parseNano(value.slice("fixed:".length)) : undefined;
-  if (rate === undefined || rate <= 0n)
-    throw new Error("fixed: and a positive amount of US dollars");
-  return rate;
+function fixedPrice(value: string): bigint {
+  const price = parseFixedPrice(value);
+  if (price === undefined) throw new Error(FIXED_PRICE_FORM);
+  return price;
 }

@@ -1,5 +1,6 @@
 import { readFileSync } from "node:fs";
 import { isIPv6 } from "node:net";
+import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { localPolicy, type Policy } from "../attestation/policy.ts";
 import { SIMULATED_IMAGE } from "../attestation/simulated/image.ts";
@@ -11,10 +12,13 @@ import {
   verifySr25519,
 } from "../chain/keys.ts";
 import { type Metagraph } from "../chain/metagraph.ts";
+import { openOutboxFile } from "../chain/outbox.ts";
+import { publishCommitment } from "../chain/publish-commitment.ts";
 import { openSubtensor, type Subtensor } from "../chain/subtensor.ts";
 import { encodeAnnouncement } from "../core/commitment.ts";
 import { type Hotkey, type Netuid, netuidOf } from "../core/ids.ts";
 import { quoteSigningBytes } from "../core/quote.ts";
+import { allowsFixedPrice } from "../core/tao-price.ts";
 import { lockDirectory } from "../runtime/data-lock.ts";
 import type { Logger } from "../runtime/logger.ts";
 import { ConfigError } from "../runtime/settings.ts";
@@ -65,17 +69,24 @@ async function open(config: ValidatorConfig, log: Logger, opened: Closable[]): P
     (config.apiKeyFile === undefined ? undefined : readKeyFile(config.apiKeyFile, "API key"));
   const netuid = netuidOf(config.netuid);
   if (netuid === undefined) throw new ConfigError(`${config.netuid} is not the number of a subnet`);
-  const subtensor = await openSubtensor({
-    endpoint: config.chain,
-    connectTimeoutMs: CHAIN_CONNECT_TIMEOUT_MS,
-    log,
-  });
-  opened.push(subtensor);
-  checkSubnet(await metagraphOf(subtensor, netuid), hotkey);
-
   // Two validators that step one ledger would count an epoch twice, or not at all.
   const lock = lockDirectory(config.data);
   opened.push({ close: async () => lock.release() });
+  const outbox = await openOutboxFile(join(config.data, "outbox"));
+  opened.push(outbox);
+  const subtensor = await openSubtensor({
+    endpoints: config.chain,
+    connectTimeoutMs: CHAIN_CONNECT_TIMEOUT_MS,
+    outbox,
+    log,
+  });
+  opened.push(subtensor);
+  if (!allowsFixedPrice(subtensor.genesisHash))
+    throw new ConfigError(
+      "DAYBREAK_VALIDATOR_TAO_USD is a fixed price, which is for local networks; this chain is Bittensor's main network, for which this version has no price that all validators share",
+    );
+  checkSubnet(await metagraphOf(subtensor, netuid), hotkey);
+
   const metrics = validatorMetrics();
   const logFetch = openLogFetch();
   opened.push(logFetch);
@@ -163,9 +174,10 @@ function chainOf(subtensor: Subtensor, netuid: Netuid, keypair: Keypair): Valida
     },
     commitmentFields: async (hotkey, atHash) =>
       (await subtensor.commitmentOf(netuid, hotkey, atHash))?.fields ?? [],
-    setWeights: async (weights, versionKey) => {
+    setWeights: async (epoch, weights, versionKey) => {
       try {
-        const { blockNumber } = await subtensor.submit(
+        const { blockNumber } = await subtensor.submitOnce(
+          `weights/${netuid}/${keypair.address}/${epoch}`,
           { kind: "set_weights", netuid, uids: weights.map((_, uid) => uid), weights, versionKey },
           keypair,
         );
@@ -228,7 +240,7 @@ function openAnnouncement(
       try {
         const published = await subtensor.commitmentOf(netuid, keypair.address as Hotkey);
         if (Buffer.compare(published?.fields[0] ?? Buffer.alloc(0), field) === 0) return;
-        await subtensor.submit({ kind: "set_commitment", netuid, fields: [field] }, keypair);
+        await publishCommitment(subtensor, netuid, keypair, [field]);
         log.info({ url }, "validator.announced");
         return;
       } catch (error) {

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
+import { lowerMedianOf } from "../core/median.ts";
 import { NANO } from "../core/money.ts";
 
 const SAMPLES = 16;
@@ -28,12 +29,6 @@ export function priceSampleBlocks(block: number, blockHash: string): number[] {
     const digest = createHash("sha256").update(seed).update(DOMAIN).update(Buffer.of(k)).digest();
     return block - Number(digest.readBigUInt64BE(0) % window);
   });
-}
-
-/** The median; of an even count the lower of the two in the middle. @returns undefined for no values. */
-export function lowerMedianOf(values: readonly bigint[]): bigint | undefined {
-  const sorted = [...values].sort((a, b) => (a < b ? -1 : a > b ? 1 : 0));
-  return sorted[Math.floor((sorted.length - 1) / 2)];
 }
 
 /**

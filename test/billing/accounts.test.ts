@@ -36,6 +36,8 @@ describe("accounts", () => {
       disabled: false,
       management: true,
       createdMs: found.createdMs,
+      updatedMs: undefined,
+      expiresMs: undefined,
     });
     assert.equal(await findApiKey(database, apiKeyIdOf(`${made.key}x`)), undefined);
     const rows = await database.query("SELECT * FROM ledger.api_key");

@@ -1,7 +1,7 @@
 /**
  * Holds and settles as fast as it can, and says what was acknowledged; crash.test.ts kills it.
  *
- *   node crash-writer.ts <folder>
+ *   node crash-writer.ts <folder or postgres:// URL>
  *
  * @module
  */
@@ -12,7 +12,11 @@ import { fundedAccount, holdOrder, settleOrder, silent } from "./stores.ts";
 
 const WRITERS = 8;
 
-const database = await openDatabase({ directory: process.argv[2] ?? "", log: silent });
+const [, , where = ""] = process.argv;
+const database = await openDatabase({
+  ...(where.startsWith("postgres:") ? { url: where } : { directory: where }),
+  log: silent,
+});
 const ledger = await openLedger({ database, gateway: "gw", log: silent });
 const account = await fundedAccount(database, 1_000_000_000n);
 // Synchronous: a line is out before anything else happens.

@@ -51,6 +51,9 @@ function openFakeChain(genesisHash: string) {
       listeners.add(call);
       return () => listeners.delete(call);
     },
+    // Everything is final here: nothing is to be seen before.
+    bestHead: () => Promise.resolve(headOf(0)),
+    onBestHead: () => () => undefined,
     blockHash: (number) => Promise.resolve(blocks[number]?.hash),
     blockFacts: (hash) => {
       reads += 1;
@@ -59,7 +62,12 @@ function openFakeChain(genesisHash: string) {
       return Promise.resolve({
         head: headOf(number),
         timestampMs: number * 12_000,
-        transfers: transfers.map((transfer, i) => ({ eventIndex: i * 3, ...transfer })),
+        fees: [],
+        transfers: transfers.map((transfer, i) => ({
+          eventIndex: i * 3,
+          memos: [],
+          ...transfer,
+        })),
       });
     },
   };
@@ -261,7 +269,7 @@ describe("openDepositScanner()", () => {
     let rate: bigint | undefined;
     const asked: number[] = [];
     const scanner = await open(chain, {
-      rateNanoUsdPerTao: (timestampMs) => {
+      rateNanoUsdPerTao: (_tx, timestampMs) => {
         asked.push(timestampMs);
         return rate;
       },

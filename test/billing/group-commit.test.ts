@@ -14,6 +14,7 @@ function openManual(holdWaitMs = 10_000) {
   const done: number[] = [];
   const failed: { n: number; code: string; wasSent: boolean }[] = [];
   const retries: number[] = [];
+  const refused: string[] = [];
   const poisoned: string[] = [];
   let wake: (() => void) | undefined;
   const queue = openGroupCommit<Numbered>(
@@ -31,6 +32,7 @@ function openManual(holdWaitMs = 10_000) {
     {
       committed: () => {},
       retrying: (_, orders) => retries.push(orders),
+      refused: (error, orders) => refused.push(`${orders}: ${error.message}`),
       poisoned: (error) => poisoned.push(error.message),
     },
     holdWaitMs,
@@ -61,7 +63,7 @@ function openManual(holdWaitMs = 10_000) {
       });
     }
   };
-  return { queue, push, batch, batches, done, failed, retries, poisoned };
+  return { queue, push, batch, batches, done, failed, retries, refused, poisoned };
 }
 
 describe("openGroupCommit()", () => {
@@ -136,7 +138,7 @@ describe("openGroupCommit()", () => {
   });
 
   test("finds the order that the database refuses, and commits the others", async () => {
-    const { queue, push, batch, batches, done, failed, poisoned } = openManual();
+    const { queue, push, batch, batches, done, failed, refused, poisoned } = openManual();
     push(0);
     for (const n of [1, 2, 3]) push(n);
     (await batch(0)).end();
@@ -151,6 +153,7 @@ describe("openGroupCommit()", () => {
     );
     assert.deepEqual(done, [0, 1, 3]);
     assert.deepEqual(failed, [{ n: 2, code: "bad value", wasSent: false }]);
+    assert.deepEqual(refused, ["3: bad value"]);
     assert.deepEqual(poisoned, ["bad value"]);
   });
 

@@ -1,7 +1,7 @@
 /** SQL stores and accounts for the tests of this folder. */
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { chownSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { chownSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
@@ -29,15 +29,27 @@ export async function fundedAccount(database: Database, amount: bigint): Promise
   return id;
 }
 
-let funds = 0;
+let causes = 0;
 
-export async function fund(database: Database, account: AccountId, amount: bigint): Promise<void> {
-  funds += 1;
-  await database.query(
+/** A cause that no journal of this run has. */
+export function newCause(): string {
+  causes += 1;
+  return `test:${process.pid}:${causes}`;
+}
+
+/** @returns false when the cause was posted before. */
+export async function fund(
+  database: Database,
+  account: AccountId,
+  amount: bigint,
+  cause = newCause(),
+): Promise<boolean> {
+  const [row] = await database.query<{ is_new: boolean }>(
     `SELECT ledger.post($1, 'deposit', NULL, NULL, ARRAY[1]::smallint[], ARRAY[ledger.system_acct(1, 40)],
-       ARRAY[ledger.acct_of(10, $2)], ARRAY[$3::bigint])`,
-    [`test:${process.pid}:${funds}`, account, amount],
+       ARRAY[ledger.acct_of(10, $2)], ARRAY[$3::bigint]) AS is_new`,
+    [cause, account, amount],
   );
+  return row?.is_new === true;
 }
 
 export function holdOrder(
@@ -90,10 +102,12 @@ export function settleOrder(
 }
 
 export interface PostgresServer {
-  /** URL of a fresh, empty database. */
-  newDatabase(): Promise<string>;
+  /** URL of a fresh, empty database, or of a copy of the one at `template`, which nobody may be connected to. */
+  newDatabase(template?: string): Promise<string>;
   /** Ends the server without a shutdown checkpoint, as a crash does. */
   crash(): Promise<void>;
+  /** SIGKILL to it and to every process that it has started. */
+  kill(): Promise<void>;
   start(): Promise<void>;
   /** Stops it and removes its files. */
   close(): Promise<void>;
@@ -110,16 +124,23 @@ export function findPostgres(): string | undefined {
   }
 }
 
-/** Runs a PostgreSQL server on a temporary folder, reachable through a Unix socket there and nowhere else. */
-export async function startPostgres(bin: string): Promise<PostgresServer> {
+/**
+ * Runs a PostgreSQL server, reachable through a Unix socket in a temporary folder and nowhere else.
+ *
+ * @param parent folder for its data instead of the temporary one.
+ */
+export async function startPostgres(bin: string, parent?: string): Promise<PostgresServer> {
   const { directory, remove } = temporaryFolder();
-  const data = path.join(directory, "data");
+  const data = path.join(parent ?? directory, "data");
   // PostgreSQL refuses to run as root.
   const user = process.getuid?.() === 0 ? unprivileged() : {};
-  if (user.uid !== undefined) chownSync(directory, user.uid, user.gid ?? user.uid);
+  for (const folder of [directory, parent ?? directory])
+    if (user.uid !== undefined) chownSync(folder, user.uid, user.gid ?? user.uid);
   const made = spawnSync(
     path.join(bin, "initdb"),
-    ["-D", data, "-U", "postgres", "-A", "trust", "--no-sync", "--locale=C.UTF-8", "-E", "UTF8"],
+    ["-D", data, "-U", "postgres", "-A", "trust", "--locale=C.UTF-8", "-E", "UTF8"].concat(
+      parent === undefined ? "--no-sync" : [],
+    ),
     { ...user, cwd: directory, encoding: "utf8" },
   );
   if (made.status !== 0) throw new Error(`initdb: ${made.stderr}`);
@@ -144,6 +165,19 @@ export async function startPostgres(bin: string): Promise<PostgresServer> {
       }
     }
   };
+  const kill = async (): Promise<void> => {
+    if (server.exitCode !== null || server.signalCode !== null) return;
+    const children = readFileSync(`/proc/${server.pid}/task/${server.pid}/children`, "utf8");
+    server.kill("SIGKILL");
+    for (const pid of children.trim().split(" ").map(Number)) {
+      try {
+        process.kill(pid, "SIGKILL");
+      } catch {
+        // It has ended by itself.
+      }
+    }
+    await once(server, "exit");
+  };
   const stop = async (signal: NodeJS.Signals): Promise<void> => {
     if (server.exitCode !== null || server.signalCode !== null) return;
     server.kill(signal);
@@ -155,14 +189,16 @@ export async function startPostgres(bin: string): Promise<PostgresServer> {
     start,
     // SIGQUIT: immediate shutdown; its children end with it, and the next start recovers from the log.
     crash: async () => await stop("SIGQUIT"),
+    kill,
     close: async () => {
       await stop("SIGINT");
       remove();
     },
-    newDatabase: async () => {
+    newDatabase: async (template) => {
       names += 1;
       const admin = await openDatabase({ url: urlOf("postgres"), log: silent });
-      await admin.exec(`CREATE DATABASE test${names}`);
+      const from = template === undefined ? "" : ` TEMPLATE ${template.split("/").at(-1)}`;
+      await admin.exec(`CREATE DATABASE test${names}${from}`);
       await admin.close();
       return urlOf(`test${names}`);
     },

@@ -100,6 +100,7 @@ suite("three gateways on one Postgres and one Redis", {
       DAYBREAK_GATEWAY_NETUID: `${network.ready.netuid}`,
       DAYBREAK_GATEWAY_HOTKEY_FILE: join(data, "keys", "owner-hotkey"),
       DAYBREAK_GATEWAY_SIGNING_KEY_FILE: join(data, "gateway", "signing-key.pem"),
+      DAYBREAK_GATEWAY_TAO_USD: "fixed:400.00",
       DAYBREAK_GATEWAY_ADMIN_KEY: network.ready.admin_key,
       DAYBREAK_GATEWAY_TREASURY: keypairOf(`${treasury}//deposits`).address,
       DAYBREAK_GATEWAY_SIM_TEE_ROOT: readFileSync(join(data, "keys", "simulated-tee-root"), "utf8"),
@@ -250,7 +251,7 @@ suite("three gateways on one Postgres and one Redis", {
 
   test("keep one log, whose roots one of them brings on the chain", async () => {
     const chain = await openSubtensor({
-      endpoint: network.ready.chain_ws,
+      endpoints: [network.ready.chain_ws],
       connectTimeoutMs: 10_000,
       log: silent,
     });

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -66,6 +66,18 @@ test("a second start goes on with the same keys, miners, balance and chain; the 
   } finally {
     await second.stop();
   }
+
+  // Without its ledger the network would show a key that nobody knows as funded.
+  rmSync(join(first.directory, "data", "gateway", "ledger"), { recursive: true });
+  const { code, stderr } = await cliResult([
+    "local",
+    "--port",
+    "0",
+    "--data",
+    join(first.directory, "data"),
+  ]);
+  assert.equal(code, 1, stderr);
+  assert.match(stderr, /^daybreak: the ledger does not know the customers .*--data DIR\n$/);
 });
 
 test("kill -9 in the middle of traffic: after a restart every hold ends and the books balance", async () => {
@@ -224,6 +236,11 @@ for (const { name, prepare, folder, expected } of [
     name: "a folder that lacks keys",
     prepare: (data: string) => network(data, '{"format": 1}'),
     expected: /is damaged .* choose another with --data/,
+  },
+  {
+    name: "a folder with a chain whose keys are gone",
+    prepare: (data: string) => mkdirSync(join(data, "chain"), { recursive: true }),
+    expected: /is damaged \(it has a chain but no network\.json\): .* choose another with --data/,
   },
   {
     name: "a damaged key of the gateway",

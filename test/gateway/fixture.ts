@@ -8,11 +8,14 @@ import { after, type TestContext } from "node:test";
 import { localPolicy, type Policy } from "../../src/attestation/policy.ts";
 import { SIMULATED_IMAGE } from "../../src/attestation/simulated/image.ts";
 import { type Ledger, openLedger } from "../../src/billing/ledger.ts";
+import { fixedPrice, type TaoPrice } from "../../src/billing/price.ts";
 import {
+  canonicalAddressOf,
   deriveDepositAddress,
   keypairOf,
   newSecret,
   publicKeyHexOf,
+  verifySignedText,
   verifySr25519,
 } from "../../src/chain/keys.ts";
 import { encodeAnnouncement } from "../../src/core/commitment.ts";
@@ -421,6 +424,7 @@ export interface GatewayOptions {
   readonly ledgerSeam?: (ledger: Ledger) => Ledger;
   readonly log?: Logger;
   readonly drainMs?: number;
+  readonly price?: TaoPrice;
 }
 
 export interface TestGateway {
@@ -432,9 +436,12 @@ export interface TestGateway {
   readonly hotkey: Hotkey;
   readonly metrics: Registry;
   /** Opens an account with a key and, unless 0n, credit. */
-  customer(
-    nanoUsd?: bigint,
-  ): Promise<{ apiKey: string; account: AccountId; depositAddress: string }>;
+  customer(nanoUsd?: bigint): Promise<{
+    apiKey: string;
+    managementKey: string;
+    account: AccountId;
+    depositAddress: string;
+  }>;
   get(path: string, apiKey?: string): Promise<{ status: number; json: unknown }>;
   close(): Promise<void>;
 }
@@ -511,10 +518,15 @@ export async function openTestGateway(
         genesisHash: GENESIS,
         finalizedHead: () => Promise.resolve({ ...chain.head(), parentHash: GENESIS }),
         onFinalizedHead: () => () => undefined,
+        bestHead: () => Promise.resolve({ ...chain.head(), parentHash: GENESIS }),
+        onBestHead: () => () => undefined,
         blockHash: (number) => chain.blockHash(number),
         blockFacts: () => Promise.reject(new Error("no blocks here")),
       },
       depositAddressOf: (index) => deriveDepositAddress(TREASURY, index),
+      treasury: {},
+      walletAddressOf: canonicalAddressOf,
+      verifySignedText,
     },
     policy: options.policy ?? localPolicy({ simRoot: network.root.jwk, images: [SIMULATED_IMAGE] }),
     database,
@@ -523,7 +535,7 @@ export async function openTestGateway(
     signingKey: key,
     adminKey: ADMIN_KEY,
     hotkey,
-    rate: () => 400_000_000_000n,
+    price: options.price ?? fixedPrice(400_000_000_000n),
     log: options.log ?? log,
   });
   let closing: Promise<void> | undefined;
@@ -565,6 +577,7 @@ export async function openTestGateway(
         );
       return {
         apiKey: created["api_key"] ?? "",
+        managementKey: created["management_key"] ?? "",
         account,
         depositAddress: created["deposit_address"] ?? "",
       };

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { test } from "node:test";
 import fc from "fast-check";
-import { alphaPriceOf, lowerMedianOf, priceSampleBlocks } from "../../src/validator/price.ts";
+import { alphaPriceOf, priceSampleBlocks } from "../../src/validator/price.ts";
 
 const blockHash = `0x${"ab".repeat(32)}`;
 
@@ -26,16 +26,6 @@ test("priceSampleBlocks() of a young chain stays on the chain", () => {
     assert(priceSampleBlocks(block, blockHash).every((sample) => sample >= 1 && sample <= block));
   assert.throws(() => priceSampleBlocks(0, blockHash));
 });
-
-for (const { name, values, expected } of [
-  { name: "the middle one of three", values: [9n, 1n, 5n], expected: 5n },
-  { name: "the lower of the middle two", values: [4n, 1n, 3n, 2n], expected: 2n },
-  { name: "the only one", values: [7n], expected: 7n },
-  { name: "nothing of nothing", values: [], expected: undefined },
-  { name: "numeric order, not that of the digits", values: [100n, 20n, 3n], expected: 20n },
-]) {
-  test(`lowerMedianOf() gives ${name}`, () => assert.equal(lowerMedianOf(values), expected));
-}
 
 for (const { name, samples, previous, expected } of [
   {

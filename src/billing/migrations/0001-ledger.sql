@@ -92,9 +92,21 @@ CREATE TABLE ledger.api_key (
   label text NOT NULL,
   is_management boolean NOT NULL,
   is_disabled boolean NOT NULL DEFAULT false,
-  created_ms bigint NOT NULL
+  expires_ms bigint, -- NULL: never
+  created_ms bigint NOT NULL,
+  updated_ms bigint
 );
-CREATE INDEX api_key_account ON ledger.api_key (account);
+CREATE INDEX api_key_account ON ledger.api_key (account, created_ms);
+
+-- What a key may spend of its account's credit. Keys without a limit have no row.
+CREATE TABLE ledger.key_budget (
+  api_key text PRIMARY KEY REFERENCES ledger.api_key,
+  amount bigint NOT NULL CHECK (amount >= 0), -- nano-USD, in each period
+  reset text CHECK (reset IN ('daily', 'weekly', 'monthly')), -- NULL: one period for ever
+  period_ms bigint NOT NULL, -- start of the period that `spent` is of
+  spent bigint NOT NULL DEFAULT 0, -- charges less refunds of the requests that ended in the period
+  held bigint NOT NULL DEFAULT 0 CHECK (held >= 0) -- sum of the key's open holds
+) WITH (fillfactor = 50);
 
 -- Requests that have not ended. A request that ends moves to `ended`: its details are written once, and what looks for
 -- open holds reads a small table. Ending it with an update would write each of its index entries a second time.
@@ -223,6 +235,13 @@ CREATE VIEW ledger.request AS
 CREATE FUNCTION ledger.now_ms() RETURNS bigint LANGUAGE sql STABLE AS
   $$ SELECT (extract(epoch FROM now()) * 1000)::bigint $$;
 
+-- Start of the UTC day, week (from Monday) or month of a time; 0 for what is never reset.
+CREATE FUNCTION ledger.period_start(in_reset text, in_ms bigint) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
+  SELECT CASE WHEN in_reset IS NULL THEN 0 ELSE (extract(epoch FROM date_trunc(
+    CASE in_reset WHEN 'daily' THEN 'day' WHEN 'weekly' THEN 'week' ELSE 'month' END,
+    to_timestamp(in_ms / 1000) AT TIME ZONE 'UTC')) * 1000)::bigint END
+$$;
+
 -- Account of a customer (10) or a miner (20); NULL when there is none.
 CREATE FUNCTION ledger.acct_of(in_code int, in_owner text) RETURNS bigint LANGUAGE sql STABLE AS
   $$ SELECT id FROM ledger.acct WHERE ledger = 1 AND code = in_code AND owner = in_owner $$;
@@ -272,8 +291,9 @@ END $$;
 -- Everything that one group commit does: ends first, so that what they free can be held again.
 -- An id occurs at most once in a call. Never fails because of a single order; each gets a letter, in order:
 --   settled, released: s ended by this order (also when repeated), a ended otherwise or unknown
---   held: o held (also when repeated), i insufficient credit, c conflict with another request, u unknown account
---   available: nano-USD that were free on the account, for each i
+--   held: o held (also when repeated), i insufficient credit, l over the key's limit, c conflict with another request,
+--     u unknown account
+--   available: nano-USD that were free on the account for each i, and within the key's limit for each l
 -- Accounts and miners are given once each; the orders have their positions.
 CREATE FUNCTION ledger.apply_batch(
   in_gateway text, accounts text[], miners text[],
@@ -302,6 +322,9 @@ DECLARE
   order_ record;
   last_acct bigint;
   free bigint;
+  budget_keys text[];
+  budget_free bigint[];
+  budget int;
   done int;
 BEGIN
   settled := ''; released := ''; held := ''; available := '{}';
@@ -341,6 +364,14 @@ BEGIN
         SELECT in_gateway, leaf, settle_epochs[i], settle_leaves[i] FROM entries
     ), counted AS (
       UPDATE ledger.log_head SET size = size + (SELECT count(*) FROM closed) WHERE gateway = in_gateway
+    ), budgeted AS (
+      -- A batch that waited for its turn may be of the period before, and its charges then are too.
+      UPDATE ledger.key_budget b SET held = b.held - c.held,
+          period_ms = GREATEST(b.period_ms, ledger.period_start(b.reset, at_ms)),
+          spent = CASE WHEN b.period_ms < ledger.period_start(b.reset, at_ms) THEN c.charged
+                       WHEN b.period_ms <= at_ms THEN b.spent + c.charged ELSE b.spent END
+        FROM (SELECT api_key, sum(amount)::bigint AS held, sum(charged)::bigint AS charged FROM closed GROUP BY api_key) c
+        WHERE b.api_key = c.api_key
     ), applied AS (
       UPDATE ledger.acct a SET credits = a.credits + c.credits, debits = a.debits + c.debits, held = a.held - c.held
         FROM (
@@ -369,6 +400,9 @@ BEGIN
         SELECT id, acct, amount, 2, streamed, created_ms, at_ms, release_calls[i], gateway, account,
                api_key, model, surface, release_reasons[i], release_outcomes[i]
         FROM closed
+    ), budgeted AS (
+      UPDATE ledger.key_budget b SET held = b.held - c.held
+        FROM (SELECT api_key, sum(amount)::bigint AS held FROM closed GROUP BY api_key) c WHERE b.api_key = c.api_key
     )
     UPDATE ledger.acct a SET held = a.held - f.amount
       FROM (SELECT acct, sum(amount)::bigint AS amount FROM closed GROUP BY acct) f WHERE a.id = f.acct;
@@ -408,7 +442,10 @@ BEGIN
                               (SELECT e.id FROM ledger.ended e WHERE e.id = hold_ids[i]))) AS seen
         FROM generate_series(1, holds) i GROUP BY 1
       ) x LEFT JOIN ledger.acct a ON a.ledger = 1 AND a.code = 10 AND a.owner = accounts[x.account];
-    IF is_easy THEN
+    SELECT array_agg(b.api_key),
+           array_agg(b.amount - b.held - CASE WHEN b.period_ms < ledger.period_start(b.reset, at_ms) THEN 0 ELSE b.spent END)
+      INTO budget_keys, budget_free FROM ledger.key_budget b WHERE b.api_key = ANY (hold_keys);
+    IF is_easy AND budget_keys IS NULL THEN
       verdicts := array_fill('o'::text, ARRAY[holds]);
     ELSE
       available := array_fill(NULL::bigint, ARRAY[holds]);
@@ -429,7 +466,16 @@ BEGIN
           WHEN order_.amount <= free THEN 'o'
           ELSE 'i' END;
         available[order_.n] := free;
-        IF verdicts[order_.n] = 'o' THEN free := free - order_.amount; END IF;
+        IF verdicts[order_.n] = 'o' THEN
+          budget := array_position(budget_keys, hold_keys[order_.n]);
+          IF order_.amount > budget_free[budget] THEN
+            verdicts[order_.n] := 'l';
+            available[order_.n] := GREATEST(budget_free[budget], 0);
+          ELSE
+            free := free - order_.amount;
+            IF budget IS NOT NULL THEN budget_free[budget] := budget_free[budget] - order_.amount; END IF;
+          END IF;
+        END IF;
       END LOOP;
     END IF;
     WITH opened AS (
@@ -437,7 +483,10 @@ BEGIN
         SELECT hold_ids[i], customer_accts[hold_accounts[i]], hold_amounts[i], hold_streamed[i], hold_created[i], hold_expires[i],
                hold_fingerprints[i], in_gateway, accounts[hold_accounts[i]], hold_keys[i], hold_models[i], hold_surfaces[i]
         FROM generate_series(1, holds) i WHERE verdicts[i] = 'o'
-        RETURNING acct, amount
+        RETURNING acct, amount, api_key
+    ), budgeted AS (
+      UPDATE ledger.key_budget b SET held = b.held + o.amount
+        FROM (SELECT api_key, sum(amount)::bigint AS amount FROM opened GROUP BY api_key) o WHERE b.api_key = o.api_key
     )
     UPDATE ledger.acct a SET held = a.held + o.amount
       FROM (SELECT acct, sum(amount)::bigint AS amount FROM opened GROUP BY acct) o WHERE a.id = o.acct;
@@ -458,6 +507,9 @@ BEGIN
   ), recorded AS (
     INSERT INTO ledger.ended (id, acct, amount, state, streamed, created_ms, ended_ms, gateway, account, api_key, model, surface)
       SELECT id, acct, amount, 3, streamed, created_ms, ledger.now_ms(), gateway, account, api_key, model, surface FROM closed
+  ), budgeted AS (
+    UPDATE ledger.key_budget b SET held = b.held - c.held
+      FROM (SELECT api_key, sum(amount)::bigint AS held FROM closed GROUP BY api_key) c WHERE b.api_key = c.api_key
   ), freed AS (
     UPDATE ledger.acct a SET held = a.held - c.amount
       FROM (SELECT acct, sum(amount)::bigint AS amount FROM closed GROUP BY acct) c WHERE a.id = c.acct
@@ -486,7 +538,27 @@ BEGIN
                       ARRAY[ledger.system_acct(1, 30), e.miner_acct], ARRAY[e.acct, e.acct],
                       ARRAY[from_protocol, in_amount - from_protocol], true);
   UPDATE ledger.ended SET refunded = refunded + in_amount WHERE id = in_request;
+  UPDATE ledger.key_budget SET spent = spent - in_amount WHERE api_key = e.api_key AND period_ms <= e.ended_ms;
   RETURN 'applied';
+END $$;
+
+-- Limits a key's spending, or changes its limit; what it has spent and holds counts. NULL removes the limit.
+CREATE FUNCTION ledger.limit_key(in_key text, in_amount bigint, in_reset text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+  start_ms bigint := ledger.period_start(in_reset, ledger.now_ms());
+BEGIN
+  PERFORM ledger.take_turn();
+  IF in_amount IS NULL THEN
+    DELETE FROM ledger.key_budget WHERE api_key = in_key;
+    RETURN;
+  END IF;
+  INSERT INTO ledger.key_budget (api_key, amount, reset, period_ms, spent, held)
+    SELECT in_key, in_amount, in_reset, start_ms,
+      (SELECT COALESCE(sum(charged - refunded), 0) FROM ledger.ended
+        WHERE api_key = in_key AND state = 1 AND ended_ms >= start_ms),
+      (SELECT COALESCE(sum(amount), 0) FROM ledger.hold WHERE api_key = in_key)
+    ON CONFLICT (api_key) DO UPDATE SET amount = excluded.amount, reset = excluded.reset,
+      period_ms = excluded.period_ms, spent = excluded.spent;
 END $$;
 
 -- Every value must be 0.
@@ -555,4 +627,9 @@ CREATE VIEW ledger.audit AS
     WHERE t.debit <> e.acct OR CASE t.seq
         WHEN 1 THEN t.credit = e.miner_acct AND t.amount = e.miner_amount
         WHEN 2 THEN t.credit = ledger.system_acct(1, 30) AND t.amount = e.charged - e.miner_amount
-      END IS NOT TRUE;
+      END IS NOT TRUE
+  UNION ALL SELECT 17, 'limited keys that differ from their requests', count(*)
+    FROM ledger.key_budget b
+    WHERE b.held <> (SELECT COALESCE(sum(amount), 0) FROM ledger.hold h WHERE h.api_key = b.api_key)
+       OR b.spent <> (SELECT COALESCE(sum(charged - refunded), 0) FROM ledger.ended e
+                       WHERE e.api_key = b.api_key AND e.state = 1 AND e.ended_ms >= b.period_ms);

@@ -8,10 +8,11 @@ const NAME_CHARS_MAX = 100;
 
 export interface AccountDeps {
   readonly auth: Authenticator;
-  /** Makes an account with its first API key, which is never shown again. */
+  /** Makes an account with its first API key and a management key, which are never shown again. */
   readonly createAccount: (name: string) => Promise<{
     readonly id: AccountId;
     readonly apiKey: string;
+    readonly managementKey: string;
     readonly depositAddress: string;
   }>;
 }
@@ -20,9 +21,16 @@ export interface AccountDeps {
 export function accountRoutes(app: FastifyInstance, deps: AccountDeps): void {
   app.post("/accounts", async (request, reply) => {
     deps.auth.requireAdmin(request.raw.headers);
-    const { id, apiKey, depositAddress } = await deps.createAccount(nameOf(request.body));
+    const { id, apiKey, managementKey, depositAddress } = await deps.createAccount(
+      nameOf(request.body),
+    );
     reply.code(201);
-    return { account_id: id, api_key: apiKey, deposit_address: depositAddress };
+    return {
+      account_id: id,
+      api_key: apiKey,
+      management_key: managementKey,
+      deposit_address: depositAddress,
+    };
   });
 }
 

@@ -1,6 +1,8 @@
 import type { FastifyInstance } from "fastify";
+import type { KeyBudget } from "../../billing/accounts.ts";
 import type { Authenticator } from "../auth.ts";
 import { dollarsOf } from "./credits.ts";
+import { limitFieldsOf } from "./keys.ts";
 
 /** What a key has spent, nano-USD: ever, and in the current UTC day, week (from Monday) and month. */
 export interface KeyUsage {
@@ -13,6 +15,7 @@ export interface KeyUsage {
 export interface KeyDeps {
   readonly auth: Authenticator;
   readonly usageOfKey: (keyId: string) => Promise<KeyUsage>;
+  readonly budgetOfKey: (keyId: string) => Promise<KeyBudget | undefined>;
 }
 
 /** `GET /key`. Fields without a meaning here carry OpenRouter's neutral value, because its SDK insists on them. */
@@ -23,9 +26,7 @@ export function keyRoutes(app: FastifyInstance, deps: KeyDeps): void {
     return {
       data: {
         label: key.label,
-        limit: null,
-        limit_remaining: null,
-        limit_reset: null,
+        ...limitFieldsOf(await deps.budgetOfKey(key.id)),
         usage: dollarsOf(usage.total),
         usage_daily: dollarsOf(usage.day),
         usage_weekly: dollarsOf(usage.week),
@@ -44,7 +45,7 @@ export function keyRoutes(app: FastifyInstance, deps: KeyDeps): void {
         free_model_daily_requests: { limit: 0, remaining: 0, used: 0 },
         organization_id: null,
         workspace_id: null,
-        expires_at: null,
+        expires_at: key.expiresMs === undefined ? null : new Date(key.expiresMs).toISOString(),
         account_id: key.account,
       },
     };

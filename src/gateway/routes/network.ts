@@ -1,6 +1,8 @@
 import type { FastifyInstance } from "fastify";
+import type { PresentPrice } from "../../billing/price.ts";
 import type { Hotkey, Uid } from "../../core/ids.ts";
 import type { NetworkReport } from "../validator-reports.ts";
+import { priceJson } from "./price.ts";
 
 /** A miner as `GET /network/miners` shows it. */
 export interface MinerFacts {
@@ -28,6 +30,7 @@ export interface NetworkDeps {
   readonly networkReport: () => NetworkReport | undefined;
   readonly miners: () => readonly MinerFacts[];
   readonly payingEpoch: () => number;
+  readonly presentPrice: () => PresentPrice;
   /** What is fixed for this gateway: netuid, genesis, hotkey, log URL, key id. */
   readonly networkFacts: () => Readonly<Record<string, string | number>>;
 }
@@ -42,6 +45,7 @@ export function networkRoutes(app: FastifyInstance, deps: NetworkDeps): void {
         ...deps.networkFacts(),
         epoch: report?.epoch ?? deps.payingEpoch() - 1,
         block: report?.block ?? null,
+        tao_price: priceJson(deps.presentPrice()),
         burn_bps: last?.burnBps ?? report?.chainBurnBps ?? null,
         chain_burn_bps: report?.chainBurnBps ?? null,
         pool_nusd: last?.pool ?? null,
