@@ -1,6 +1,6 @@
 import type { Queryable } from "../runtime/database.ts";
 import type { Logger } from "../runtime/logger.ts";
-import type { DepositBlock, DepositTransfer } from "./deposits.ts";
+import type { DepositBlock, DepositTransfer } from "./deposit.ts";
 import { withdrawalsNamedBy } from "./withdrawals.ts";
 
 /** Accounts of the TAO ledger that are addresses on the chain: hot wallet, deposit addresses, cold wallet. */

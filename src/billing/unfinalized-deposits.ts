@@ -1,7 +1,7 @@
 import type { AccountId } from "../core/ids.ts";
 import type { Logger } from "../runtime/logger.ts";
 import type { Closable } from "../runtime/shutdown.ts";
-import type { ChainHead, Deposit, DepositBlock, DepositChain } from "./deposits.ts";
+import type { ChainHead, Deposit, DepositBlock, DepositChain } from "./deposit.ts";
 
 /** Blocks below the best head that are looked at; finality lags three or so, and much more only in trouble. */
 const BLOCKS_MAX = 64;

@@ -5,10 +5,10 @@ import type { Policy } from "../attestation/policy.ts";
 import { budgetOf, createAccount, createApiKey, findApiKey } from "../billing/accounts.ts";
 import { assignDeposit } from "../billing/assign-deposit.ts";
 import { auditLedger } from "../billing/audit.ts";
+import type { Deposit } from "../billing/deposit.ts";
 import { memoOf } from "../billing/deposit-owner.ts";
 import { createDepositQuote, listQuoteUses } from "../billing/deposit-quotes.ts";
 import {
-  type Deposit,
   type DepositScanner,
   listDeposits,
   listDepositsIn,

@@ -1,5 +1,6 @@
 import { assignDeposit, NOTE_CHARS_MAX } from "../billing/assign-deposit.ts";
-import { type DepositState, listDepositsIn } from "../billing/deposits.ts";
+import type { DepositState } from "../billing/deposit.ts";
+import { listDepositsIn } from "../billing/deposits.ts";
 import { type LedgerLocation, openExistingLedger } from "../billing/schema.ts";
 import { listRequestedWithdrawals, rejectWithdrawal } from "../billing/withdrawals.ts";
 import { accountIdOf } from "../core/ids.ts";

@@ -3,13 +3,13 @@ import { after, before, describe, test } from "node:test";
 import { setTimeout as delay } from "node:timers/promises";
 import { createAccount } from "../../src/billing/accounts.ts";
 import { auditLedger } from "../../src/billing/audit.ts";
+import type { DepositChain } from "../../src/billing/deposit.ts";
 import {
   createDepositQuote,
   listQuoteUses,
   priceDeposit,
 } from "../../src/billing/deposit-quotes.ts";
 import {
-  type DepositChain,
   type DepositScanner,
   listDeposits,
   openDepositScanner,

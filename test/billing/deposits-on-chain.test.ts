@@ -7,9 +7,9 @@ import type { KeyringPair } from "@polkadot/keyring/types";
 import { createAccount } from "../../src/billing/accounts.ts";
 import { assignDeposit } from "../../src/billing/assign-deposit.ts";
 import { auditLedger } from "../../src/billing/audit.ts";
+import type { Deposit } from "../../src/billing/deposit.ts";
 import { memoOf } from "../../src/billing/deposit-owner.ts";
 import {
-  type Deposit,
   type DepositScanner,
   listDeposits,
   listDepositsIn,

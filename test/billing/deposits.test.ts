@@ -3,9 +3,8 @@ import { after, before, describe, test } from "node:test";
 import { setTimeout as delay } from "node:timers/promises";
 import { createAccount } from "../../src/billing/accounts.ts";
 import { auditLedger } from "../../src/billing/audit.ts";
+import type { Deposit, DepositChain } from "../../src/billing/deposit.ts";
 import {
-  type Deposit,
-  type DepositChain,
   type DepositScanner,
   type DepositScannerOptions,
   listDeposits,
