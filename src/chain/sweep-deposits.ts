@@ -1,10 +1,10 @@
-import { readFileSync } from "node:fs";
 import { formatNano } from "../core/money.ts";
 import type { Logger } from "../runtime/logger.ts";
 import { ConfigError } from "../runtime/settings.ts";
 import { ChainError } from "./chain-error.ts";
 import type { SweepConfig } from "./config.ts";
 import { canonicalAddressOf, depositPathOf, deriveDepositAddress, keypairOf } from "./keys.ts";
+import { secretIn } from "./secret-file.ts";
 import { openSubtensor, type Subtensor } from "./subtensor.ts";
 
 const CONNECT_TIMEOUT_MS = 30_000;
@@ -19,7 +19,7 @@ const AT_ONCE_MAX = 20;
  * @throws ConfigError for a file or an address that cannot be used, or what the chain refused.
  */
 export async function sweepDeposits(config: SweepConfig, log: Logger): Promise<string[]> {
-  const secret = secretIn(config.treasuryFile);
+  const secret = secretIn(config.treasuryFile, "treasury");
   const treasury = keypairOf(secret);
   const to = walletOf(config.to);
   const chain = await openSubtensor({
@@ -72,16 +72,6 @@ async function sweepOne(
   const signer = keypairOf(secret + depositPathOf(index));
   const { blockNumber } = await chain.submit({ kind: "transfer_all", to }, signer, "finalized");
   return `swept ${formatNano(free)} TAO less the fee from ${address} (account ${index}) in block ${blockNumber}`;
-}
-
-function secretIn(path: string): string {
-  try {
-    const secret = readFileSync(path, "utf8").trim();
-    keypairOf(secret);
-    return secret;
-  } catch {
-    throw new ConfigError(`the treasury file ${path} does not hold a seed, a mnemonic or a URI`);
-  }
 }
 
 function walletOf(address: string): string {
