@@ -3,6 +3,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Command } from "commander";
 import type { AccountAdmin } from "./gateway/account-admin.ts";
+import type { OperatedLedger } from "./gateway/ledger-commands.ts";
 import type { AuditLine } from "./gateway/running-gateway.ts";
 import { processSettings } from "./runtime/logger.ts";
 import {
@@ -130,7 +131,7 @@ await serviceCommand(
   },
 );
 
-const { registerSettings } = await import("./chain/config.ts");
+const { registerSettings, sweepSettings } = await import("./chain/config.ts");
 const register = program.command("register").description("register a hotkey in a subnet");
 addOptions(register, registerSettings);
 register.action(async (options: Options) => {
@@ -140,6 +141,22 @@ register.action(async (options: Options) => {
   ]);
   const config = loadSettings(registerSettings, process.env, flagsOf(options));
   const lines = await registerNeuron(config, openLogger("register", "silent"));
+  process.stdout.write(`${lines.join("\n")}\n`);
+});
+
+const sweep = program
+  .command("treasury")
+  .description("move what was paid in")
+  .command("sweep")
+  .description("empty the deposit addresses into the cold wallet; needs the treasury's secret");
+addOptions(sweep, sweepSettings);
+sweep.action(async (options: Options) => {
+  const [{ sweepDeposits }, { openLogger }] = await Promise.all([
+    import("./chain/sweep-deposits.ts"),
+    import("./runtime/logger.ts"),
+  ]);
+  const config = loadSettings(sweepSettings, process.env, flagsOf(options));
+  const lines = await sweepDeposits(config, openLogger("sweep", "silent"));
   process.stdout.write(`${lines.join("\n")}\n`);
 });
 
@@ -169,6 +186,70 @@ program
     process.stdout.write(`${lines.join("\n")}\n`);
     if (!ok) process.exitCode = 1;
   });
+
+const deposits = program.command("deposits").description("deposits that need the operator");
+const ledgerOptions = (command: Command): Command =>
+  command
+    .option("--data <dir>", "data folder of a local network or of a gateway")
+    .option("--database-url <url>", "Postgres that has the ledger instead");
+ledgerOptions(deposits.command("list").description("print the deposits in one state, newest first"))
+  .option("--state <state>", "suspense, below_minimum, finalized or credited", "suspense")
+  .action(async (options: LedgerOptions & { state: string }) => {
+    const { depositLines } = await import("./gateway/ledger-commands.ts");
+    const lines = await depositLines(await operatedLedger(options), options.state);
+    process.stdout.write(`${lines.join("\n")}\n`);
+  });
+ledgerOptions(
+  deposits
+    .command("assign <deposit> <account>")
+    .description("give a deposit in suspense, or below the minimum, to an account"),
+)
+  .requiredOption("--note <text>", "why; it is kept with the decision")
+  .action(async (deposit: string, account: string, options: LedgerOptions & { note: string }) => {
+    const { assignDepositTo } = await import("./gateway/ledger-commands.ts");
+    const ledger = await operatedLedger(options);
+    const line = await assignDepositTo(ledger, deposit, account, options.note);
+    process.stdout.write(`${line}\n`);
+  });
+
+const withdrawals = program.command("withdrawals").description("credit that customers take back");
+ledgerOptions(
+  withdrawals.command("list").description("print what is to be paid, oldest first"),
+).action(async (options: LedgerOptions) => {
+  const { withdrawalLines } = await import("./gateway/ledger-commands.ts");
+  const lines = await withdrawalLines(await operatedLedger(options));
+  process.stdout.write(`${lines.join("\n")}\n`);
+});
+ledgerOptions(
+  withdrawals
+    .command("reject <withdrawal>")
+    .description("give the credit back; only for what was not and will not be paid"),
+)
+  .requiredOption("--note <text>", "why; the customer sees it")
+  .action(async (id: string, options: LedgerOptions & { note: string }) => {
+    const { rejectWithdrawalOf } = await import("./gateway/ledger-commands.ts");
+    const line = await rejectWithdrawalOf(await operatedLedger(options), id, options.note);
+    process.stdout.write(`${line}\n`);
+  });
+
+interface LedgerOptions {
+  readonly data?: string;
+  readonly databaseUrl?: string;
+}
+
+async function operatedLedger({ data, databaseUrl }: LedgerOptions): Promise<OperatedLedger> {
+  const { openLogger } = await import("./runtime/logger.ts");
+  const log = openLogger("deposits", "silent");
+  if (data !== undefined && databaseUrl === undefined)
+    return {
+      gatewayFolders: [join(data, "gateway"), data],
+      directory: ledgerFolderIn(data),
+      log,
+    };
+  if (data === undefined && databaseUrl !== undefined)
+    return { gatewayFolders: [], url: databaseUrl, log };
+  throw new ConfigError("say where the ledger is: either --data DIR or --database-url URL");
+}
 
 /** Asks the gateway that runs on the data folder of a local network, or on its own. */
 async function auditRunning(folder: string): Promise<{ ok: boolean; lines: string[] } | undefined> {

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import { registerSettings } from "../src/chain/config.ts";
+import { registerSettings, sweepSettings } from "../src/chain/config.ts";
 import { devchainSettings } from "../src/devchain/config.ts";
 import { gatewaySettings } from "../src/gateway/config.ts";
 import { localSettings } from "../src/local/config.ts";
@@ -17,6 +17,7 @@ const SERVICES: Record<string, Readonly<Record<string, Setting<unknown>>>> = {
   validator: validatorSettings,
   devchain: devchainSettings,
   register: registerSettings,
+  sweep: sweepSettings,
 };
 
 test("docs/CONFIG.md lists every setting once, with its option, default and meaning, and no other", () => {

@@ -80,6 +80,7 @@ export async function openDaybreak(upstream: Upstream, options: DaybreakOptions)
       "admin-key": secrets.adminKey,
       treasury: keypairOf(`${secrets.treasury}//deposits`).address,
       "sim-tee-root": JSON.stringify(simulatedTee.jwk),
+      "tao-usd": "fixed:400.00",
       "allow-private-relays": true,
       "requests-per-minute": REQUESTS_PER_MINUTE,
     });

@@ -1,7 +1,5 @@
-import { openDatabase, type Queryable } from "../runtime/database.ts";
-import type { Logger } from "../runtime/logger.ts";
-import { ConfigError } from "../runtime/settings.ts";
-import { migrateBilling } from "./schema.ts";
+import type { Queryable } from "../runtime/database.ts";
+import { type LedgerLocation, openExistingLedger } from "./schema.ts";
 
 /** One invariant of the books. */
 export interface AuditRow {
@@ -15,7 +13,8 @@ export interface AuditRow {
 export async function auditLedger(database: Queryable): Promise<AuditRow[]> {
   const rows = await database.query<{ name: string; value: string }>(
     `SELECT name, value::text AS value
-       FROM (TABLE ledger.audit UNION ALL TABLE ledger.quote_audit) AS invariant ORDER BY position`,
+       FROM (TABLE ledger.audit UNION ALL TABLE ledger.quote_audit UNION ALL TABLE ledger.deposit_audit) AS invariant
+      ORDER BY position`,
   );
   return rows.map(({ name, value }) => {
     const found = BigInt(value);
@@ -35,24 +34,11 @@ export function formatAudit(rows: readonly AuditRow[]): string[] {
  *
  * @throws ConfigError if the folder has no database or is in use, or the server cannot be used.
  */
-export async function auditDatabase({
-  url,
-  directory,
-  log,
-}: {
-  readonly url?: string | undefined;
-  readonly directory?: string | undefined;
-  readonly log: Logger;
-}): Promise<{ ok: boolean; lines: string[] }> {
-  const database = await openDatabase({ url, directory, create: false, log });
+export async function auditDatabase(
+  location: LedgerLocation,
+): Promise<{ ok: boolean; lines: string[] }> {
+  const database = await openExistingLedger(location);
   try {
-    const [found] = await database.query<{ table: string | null }>(
-      "SELECT to_regclass('ledger.acct')::text AS table",
-    );
-    if (found?.table == null) {
-      throw new ConfigError(`There is no ledger in ${database.description}.`);
-    }
-    await migrateBilling(database);
     const rows = await auditLedger(database);
     return { ok: rows.every((row) => row.ok), lines: formatAudit(rows) };
   } finally {

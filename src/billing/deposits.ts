@@ -1,13 +1,28 @@
 import assert from "node:assert/strict";
 import type { AccountId } from "../core/ids.ts";
-import { type NanoUsd, nanoUsd, type Rao, rao } from "../core/money.ts";
+import { nanoUsd, type Rao, rao } from "../core/money.ts";
 import type { Database, Queryable } from "../runtime/database.ts";
 import type { Logger } from "../runtime/logger.ts";
 import { DatabaseError } from "../runtime/queryable.ts";
 import type { Closable } from "../runtime/shutdown.ts";
+import type {
+  Deposit,
+  DepositBlock,
+  DepositChain,
+  DepositState,
+  DepositTransfer,
+} from "./deposit.ts";
+import { type Attribution, type DepositOwner, memoOf, ownersOf } from "./deposit-owner.ts";
 import { priceDeposit } from "./deposit-quotes.ts";
 import type { RateSource } from "./price.ts";
 import { migrateBilling } from "./schema.ts";
+import {
+  bookTreasury,
+  type TreasuryCode,
+  type TreasuryWallets,
+  treasuryCodes,
+} from "./treasury.ts";
+import { openUnfinalizedDeposits } from "./unfinalized-deposits.ts";
 
 /** Pause after a failed pass over the chain, doubled up to the second. */
 const RETRY_MS_MIN = 1_000;
@@ -20,61 +35,18 @@ const LISTED_MAX = 200;
 const DERIVED_MAX = 100;
 /** Index of the first account: identity columns count from 1. */
 const FIRST_INDEX = 1;
-
-interface ChainHead {
-  readonly number: number;
-  readonly hash: string;
-  readonly parentHash: string;
-}
-
-/** What the scanner reads from a chain; `Subtensor` has all of it. */
-export interface DepositChain {
-  readonly genesisHash: string;
-  finalizedHead(): Promise<ChainHead>;
-  /** Numbers may be skipped; the scanner walks every one. */
-  onFinalizedHead(listener: (head: ChainHead) => void): () => void;
-  blockHash(number: number): Promise<string | undefined>;
-  /** Transfers of extrinsics that succeeded. */
-  blockFacts(hash: string): Promise<{
-    readonly head: ChainHead;
-    readonly timestampMs: number;
-    readonly transfers: readonly {
-      readonly eventIndex: number;
-      readonly from: string;
-      readonly to: string;
-      readonly rao: bigint;
-    }[];
-  }>;
-}
-
-/**
- * finalized: in a finalized block, waits for a price. credited: it is on the account's balance.
- * below_minimum: too small to credit; it stays in suspense.
- */
-export type DepositState = "finalized" | "credited" | "below_minimum";
-
-/** A TAO transfer to an account's deposit address. */
-export interface Deposit {
-  /** `<genesis8>:<block hash>:<event index>`. */
-  readonly id: string;
-  readonly account: AccountId;
-  readonly state: DepositState;
-  readonly blockNumber: number;
-  readonly blockHash: string;
-  readonly blockMs: number;
-  readonly from: string;
-  readonly address: string;
-  readonly amountRao: Rao;
-  /** Nano-USD per TAO, and what was credited; undefined until then. */
-  readonly rateNanoUsdPerTao: bigint | undefined;
-  readonly amountNusd: NanoUsd | undefined;
-}
+/** Index of the common address, which belongs to no account. */
+const COMMON_INDEX = 0;
+/** What is kept of the remarks beside a transfer, in characters. */
+const MEMO_CHARS_MAX = 300;
 
 export interface DepositScannerOptions {
   readonly database: Database;
   readonly chain: DepositChain;
-  /** Deposit address of the account with this index. */
+  /** Deposit address of the account with this index; accounts count from 1, and 0 is the common address. */
   readonly addressOf: (accountIndex: number) => string;
+  /** Where the operator keeps what was paid in. Addresses with prefix 42. */
+  readonly treasury?: TreasuryWallets;
   readonly rateNanoUsdPerTao: RateSource;
   /** Smaller deposits stay in suspense, rao. */
   readonly minimumRao: Rao;
@@ -90,6 +62,8 @@ export interface DepositScanner extends Closable {
   halted(): string | undefined;
   /** Last finalized block whose transfers are booked. */
   scannedTo(): number;
+  /** The account's deposits in blocks that are not booked yet, newest first; none when the scanner has halted. */
+  seen(account: AccountId): readonly Deposit[];
 }
 
 /**
@@ -98,6 +72,7 @@ export interface DepositScanner extends Closable {
  * It walks every block number from a cursor in the database; cursor and entries move in one transaction, so a
  * transfer is never missed or booked twice, also with several scanners on one database. TAO goes from the deposit
  * addresses (51) through suspense (70) to clearing (40); USD from clearing to the customer, at the rate recorded with it.
+ * What came to the common address without a memo or a linked wallet that tells whose it is stays in suspense.
  *
  * It halts when a block's parent is not the block it booked before: the node is on another chain, or finality was reverted.
  *
@@ -175,6 +150,12 @@ export async function openDepositScanner(options: DepositScannerOptions): Promis
   };
   const unsubscribe = chain.onFinalizedHead(wake);
   wake();
+  const unfinalized = openUnfinalizedDeposits({
+    chain,
+    bookedTo: () => cursor.number,
+    depositsIn: (facts) => book.depositsIn(facts),
+    log,
+  });
 
   return {
     onCredited: (listener) => {
@@ -183,21 +164,41 @@ export async function openDepositScanner(options: DepositScannerOptions): Promis
     },
     halted: () => haltedBy,
     scannedTo: () => cursor.number,
+    seen: (account) => (haltedBy === undefined ? unfinalized.of(account) : []),
     close: async () => {
       isClosed = true;
       unsubscribe();
       clearTimeout(retry);
+      await unfinalized.close();
       await running;
     },
   };
 }
 
-/** Deposits of one account, newest first, at most 200. */
+/**
+ * Deposits of one account, newest first, at most 200. Those that came from one of its wallets and wait in suspense, since
+ * the wallet was not linked then, are among them.
+ */
 export async function listDeposits(database: Queryable, account: AccountId): Promise<Deposit[]> {
   const rows = await database.query<DepositRow>(
     `SELECT * FROM ledger.deposit WHERE account = $1
+     UNION ALL
+     SELECT d.* FROM ledger.deposit d JOIN ledger.linked_wallet w ON w.address = d.sender
+      WHERE d.account IS NULL AND w.account = $1 AND w.unlinked_ms IS NULL
       ORDER BY block_number DESC, event_index DESC LIMIT $2`,
     [account, LISTED_MAX],
+  );
+  return rows.map(depositOf);
+}
+
+/** Deposits in one state, whosever they are, newest first, at most 200: what the operator looks at. */
+export async function listDepositsIn(
+  database: Queryable,
+  state: Exclude<DepositState, "seen">,
+): Promise<Deposit[]> {
+  const rows = await database.query<DepositRow>(
+    "SELECT * FROM ledger.deposit WHERE state = $1 ORDER BY block_number DESC, event_index DESC LIMIT $2",
+    [state, LISTED_MAX],
   );
   return rows.map(depositOf);
 }
@@ -212,7 +213,8 @@ interface Cursor {
 
 interface DepositRow {
   readonly id: string;
-  readonly account: AccountId;
+  readonly account: AccountId | null;
+  readonly attribution: Attribution | null;
   readonly state: DepositState;
   readonly block_number: bigint;
   readonly block_hash: string;
@@ -221,6 +223,7 @@ interface DepositRow {
   readonly sender: string;
   readonly address: string;
   readonly amount_rao: bigint;
+  readonly memo: string | null;
   readonly rate: bigint | null;
   readonly amount_nusd: bigint | null;
 }
@@ -228,7 +231,8 @@ interface DepositRow {
 function depositOf(row: DepositRow): Deposit {
   return {
     id: row.id,
-    account: row.account,
+    account: row.account ?? undefined,
+    attribution: row.attribution ?? undefined,
     state: row.state,
     blockNumber: Number(row.block_number),
     blockHash: row.block_hash,
@@ -236,12 +240,18 @@ function depositOf(row: DepositRow): Deposit {
     from: row.sender,
     address: row.address,
     amountRao: rao(row.amount_rao),
+    memo: row.memo ?? undefined,
     rateNanoUsdPerTao: row.rate ?? undefined,
     amountNusd: row.amount_nusd === null ? undefined : nanoUsd(row.amount_nusd),
   };
 }
 
-type BlockFacts = Awaited<ReturnType<DepositChain["blockFacts"]>>;
+/** A transfer to an address of ours, and whose it is as far as anybody knows. */
+interface Incoming {
+  readonly id: string;
+  readonly transfer: DepositTransfer;
+  readonly owner: DepositOwner | undefined;
+}
 
 /** The database side of the scanner. */
 function openBook({
@@ -251,10 +261,16 @@ function openBook({
   rateNanoUsdPerTao,
   minimumRao,
   startBlock,
+  treasury = {},
   log,
 }: DepositScannerOptions) {
   const genesis8 = chain.genesisHash.replace(/^0x/, "").slice(0, 8);
-  const accountByAddress = new Map<string, AccountId>();
+  /** undefined: a common address. */
+  const accountByAddress = new Map<string, AccountId | undefined>();
+
+  const walletCodes = treasuryCodes(treasury);
+  const codeOf = (address: string): TreasuryCode | undefined =>
+    walletCodes.get(address) ?? (accountByAddress.has(address) ? 51 : undefined);
 
   const readCursor = async (): Promise<Cursor | undefined> => {
     const [row] = await database.query<{ number: bigint; hash: string }>(
@@ -295,16 +311,44 @@ function openBook({
     }
   };
 
-  /** Loads addresses that were added since the last call; there is one per account. */
+  const learnCommonAddress = async (): Promise<void> => {
+    await database.query(
+      "INSERT INTO ledger.deposit_address (address, account) VALUES ($1, NULL) ON CONFLICT DO NOTHING",
+      [addressOf(COMMON_INDEX)],
+    );
+  };
+
+  /** Loads addresses that were added since the last call. */
   const loadAddresses = async (): Promise<void> => {
     const [count] = await database.query<{ n: bigint }>(
       "SELECT count(*) AS n FROM ledger.deposit_address",
     );
     if (Number(count?.n) === accountByAddress.size) return;
-    const rows = await database.query<{ address: string; account: AccountId }>(
+    const rows = await database.query<{ address: string; account: AccountId | null }>(
       "SELECT address, account FROM ledger.deposit_address",
     );
-    for (const { address, account } of rows) accountByAddress.set(address, account);
+    for (const { address, account } of rows) accountByAddress.set(address, account ?? undefined);
+  };
+
+  /** Transfers of the block that come from elsewhere to an address of ours. */
+  const incomingIn = async ({ head, transfers }: DepositBlock): Promise<Incoming[]> => {
+    if (transfers.length === 0) return [];
+    await learnAddresses();
+    await loadAddresses();
+    // Our own money between our own addresses is already counted: it was when it came in.
+    const ours = transfers.filter(
+      ({ to, from, rao: amount }) =>
+        amount > 0n && accountByAddress.has(to) && codeOf(from) === undefined,
+    );
+    const owners = await ownersOf(
+      database,
+      ours.map(({ from, to, memos }) => ({ from, memos, addressOwner: accountByAddress.get(to) })),
+    );
+    return ours.map((transfer, i) => ({
+      id: `${genesis8}:${head.hash}:${transfer.eventIndex}`,
+      transfer,
+      owner: owners[i],
+    }));
   };
 
   /** A new treasury key makes new addresses; the old ones stay watched. */
@@ -324,6 +368,7 @@ function openBook({
     /** Where to go on; sets the starting point on a chain that was not scanned before. */
     cursor: async (): Promise<Cursor> => {
       await noticeNewTreasury();
+      await learnCommonAddress();
       await learnAddresses();
       await loadAddresses();
       const known = await readCursor();
@@ -339,12 +384,9 @@ function openBook({
     /** Books one block and moves the cursor, or finds that another scanner has. */
     block: async (
       from: Cursor,
-      facts: BlockFacts,
+      facts: DepositBlock,
     ): Promise<{ cursor: Cursor; credited: Deposit[] }> => {
-      if (facts.transfers.length > 0) {
-        await learnAddresses();
-        await loadAddresses();
-      }
+      const incoming = await incomingIn(facts);
       const { number, hash } = facts.head;
       const credited = await database.transaction(async (tx) => {
         const moved = await tx.query(
@@ -354,18 +396,11 @@ function openBook({
         );
         if (moved.length === 0) return undefined;
         const found: Deposit[] = [];
-        for (const transfer of facts.transfers) {
-          const account = accountByAddress.get(transfer.to);
-          if (account === undefined || transfer.rao <= 0n) continue;
-          if (accountByAddress.has(transfer.from)) {
-            // Our own money between our own addresses, already counted when it came in.
-            log.warn({ block: hash, event: transfer.eventIndex }, "deposit.internal_ignored");
-            continue;
-          }
-          const id = `${genesis8}:${hash}:${transfer.eventIndex}`;
-          const deposit = await record(tx, id, account, facts, transfer);
+        for (const each of incoming) {
+          const deposit = await record(tx, facts, each);
           if (deposit !== undefined) found.push(deposit);
         }
+        await bookTreasury(tx, { genesis8, facts, codeOf, log });
         return await creditAll(tx, found);
       });
       if (credited !== undefined) return { cursor: { number, hash }, credited };
@@ -373,6 +408,27 @@ function openBook({
       assert(other !== undefined, "the cursor is gone");
       return { cursor: other, credited: [] };
     },
+
+    /** What the block would bring, if it became final, to those whose deposits they are. */
+    depositsIn: async (facts: DepositBlock): Promise<Deposit[]> =>
+      (await incomingIn(facts)).flatMap(({ id, transfer, owner }) =>
+        owner === undefined
+          ? []
+          : {
+              id,
+              ...owner,
+              state: "seen",
+              blockNumber: facts.head.number,
+              blockHash: facts.head.hash,
+              blockMs: facts.timestampMs,
+              from: transfer.from,
+              address: transfer.to,
+              amountRao: rao(transfer.rao),
+              memo: memoText(transfer, owner),
+              rateNanoUsdPerTao: undefined,
+              amountNusd: undefined,
+            },
+      ),
 
     /** Credits what waited for a price. */
     pending: async (): Promise<Deposit[]> => {
@@ -391,13 +447,11 @@ function openBook({
     },
   };
 
-  /** TAO into suspense, and the row. @returns undefined if it was booked before or is too small to credit. */
+  /** TAO into suspense, and the row. @returns undefined if it was booked before or cannot be credited. */
   async function record(
     tx: Queryable,
-    id: string,
-    account: AccountId,
-    facts: BlockFacts,
-    transfer: BlockFacts["transfers"][number],
+    facts: DepositBlock,
+    { id, transfer, owner }: Incoming,
   ): Promise<Deposit | undefined> {
     const [posted] = await tx.query<{ is_new: boolean }>(
       `SELECT ledger.post('dep:' || $1, 'deposit', NULL, NULL, ARRAY[2]::smallint[],
@@ -405,13 +459,15 @@ function openBook({
       [id, transfer.rao],
     );
     if (posted?.is_new !== true) return undefined;
-    const state: DepositState = transfer.rao < minimumRao ? "below_minimum" : "finalized";
+    const state = stateOf(transfer, owner);
     const [row] = await tx.query<DepositRow>(
-      `INSERT INTO ledger.deposit (id, account, state, block_number, block_hash, event_index, block_ms, sender, address, amount_rao)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING *`,
+      `INSERT INTO ledger.deposit (id, account, attribution, state, block_number, block_hash, event_index, block_ms,
+                                   sender, address, amount_rao, memo)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) RETURNING *`,
       [
         id,
-        account,
+        owner?.account,
+        owner?.attribution,
         state,
         facts.head.number,
         facts.head.hash,
@@ -420,11 +476,21 @@ function openBook({
         transfer.from,
         transfer.to,
         transfer.rao,
+        memoText(transfer, owner),
       ],
     );
     assert(row !== undefined, "the deposit was not inserted");
-    log.info({ deposit: id, account, rao: transfer.rao.toString(), state }, "deposit.finalized");
+    log.info(
+      { deposit: id, account: owner?.account, rao: transfer.rao.toString(), state },
+      "deposit.finalized",
+    );
     return state === "finalized" ? depositOf(row) : undefined;
+  }
+
+  /** Dust of unknown senders is not in suspense: it would hide what the operator shall look at. */
+  function stateOf(transfer: DepositTransfer, owner: DepositOwner | undefined): DepositState {
+    if (transfer.rao < minimumRao) return "below_minimum";
+    return owner === undefined ? "suspense" : "finalized";
   }
 
   /** Credits those whose block's time has a price. */
@@ -451,4 +517,9 @@ function openBook({
     }
     return credited;
   }
+}
+
+function memoText({ memos }: DepositTransfer, owner: DepositOwner | undefined): string | undefined {
+  if (owner?.attribution === "memo") return memoOf(owner.account);
+  return memos.length === 0 ? undefined : memos.join(" ").slice(0, MEMO_CHARS_MAX);
 }

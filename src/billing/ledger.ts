@@ -175,11 +175,14 @@ export interface Ledger extends Closable {
    * `request_id_conflict` if refund `n` was another amount.
    */
   refund(request: RequestId, n: number, amount: NanoUsd): Promise<boolean>;
-  /** Open holds of this gateway, oldest first. @param olderThanMs only those made before this Unix time. */
+  /** Open holds of all gateways of this name, oldest first. @param olderThanMs only those made before this Unix time. */
   openHolds(olderThanMs?: number): Promise<OpenHold[]>;
   /** Frees holds that expire before `nowMs`, of any gateway. @returns how many. */
   expire(nowMs: number): Promise<number>;
-  /** Without promo credit. An unknown account has zeros. `chargedNusd` is net of refunds. Available is posted − held. */
+  /**
+   * Without promo credit. An unknown account has zeros. `chargedNusd` is net of refunds, `depositedNusd` of withdrawals.
+   * Available is posted − held.
+   */
   balance(account: AccountId): Promise<{
     readonly postedNusd: bigint;
     readonly heldNusd: bigint;
@@ -188,7 +191,7 @@ export interface Ledger extends Closable {
   }>;
   /** @param id a request id or the upstream's id. @returns undefined if this account has no such request. */
   requestOf(id: string, account: AccountId): Promise<RequestRecord | undefined>;
-  /** Leaves of this gateway's log from index `from`, in order. @param limit at most 10,000. */
+  /** Leaves of the gateways' log from index `from`, in order. @param limit at most 10,000. */
   leaves(
     from: bigint,
     limit: number,
@@ -235,7 +238,7 @@ type LedgerOrder =
 /**
  * Opens the ledger on a database, making or updating its tables.
  *
- * @param gateway name of this gateway's log and holds. One process at a time uses a name.
+ * @param gateway name of the log and the holds of all gateways with one signing key; any number of them use it at a time.
  * @throws ConfigError if the database is newer.
  */
 export async function openLedger({
@@ -621,24 +624,28 @@ function readsOf(
         credits: bigint;
         debits: bigint;
         refunded: bigint;
+        withdrawn: bigint;
         held: bigint;
       }>(
         database,
-        `SELECT credits, debits, refunded, held FROM ledger.acct
-          WHERE ledger = 1 AND code = 10 AND owner = $1`,
+        // What was rejected is in credits as well as in debits: leaving it out of both is right for it too.
+        `SELECT credits, debits, refunded, held,
+                (SELECT COALESCE(sum(amount_nusd), 0)::bigint FROM ledger.withdrawal WHERE account = $1) AS withdrawn
+           FROM ledger.acct WHERE ledger = 1 AND code = 10 AND owner = $1`,
         [account],
       );
-      const { credits, debits, refunded, held } = row ?? {
+      const { credits, debits, refunded, withdrawn, held } = row ?? {
         credits: 0n,
         debits: 0n,
         refunded: 0n,
+        withdrawn: 0n,
         held: 0n,
       };
       return {
         postedNusd: credits - debits,
         heldNusd: held,
-        depositedNusd: credits - refunded,
-        chargedNusd: debits - refunded,
+        depositedNusd: credits - refunded - withdrawn,
+        chargedNusd: debits - refunded - withdrawn,
       };
     },
     requestOf: async (id, account) => {

@@ -27,6 +27,8 @@ export interface BlockState {
   /** Full keys (0x-hex) under a prefix. @throws ChainError "Overloaded" if there are more than `max`. */
   keysUnder(prefix: string, max: number): Promise<readonly string[]>;
   callApi(api: string, method: string, ...args: readonly unknown[]): Promise<Codec>;
+  /** The block's extrinsics as they were sent, in order. @throws ChainError "UnknownBlock" */
+  extrinsics(): Promise<readonly Uint8Array[]>;
 }
 
 /** Runtime version of the chain's best block, which is what a new extrinsic is signed for. */
@@ -141,6 +143,14 @@ export function openBlockStates(connection: Connection): BlockStates {
             head.hash,
           );
           return runtime.decodeApiResult(api, method, String(result));
+        },
+        async extrinsics() {
+          const answer = await connection.call("chain_getBlock", head.hash);
+          if (answer === null)
+            throw new ChainError("UnknownBlock", `the chain has no block ${head.hash}`);
+          return list(record(record(answer)["block"])["extrinsics"]).map((hex) =>
+            Buffer.from(String(hex).slice(2), "hex"),
+          );
         },
       };
     },

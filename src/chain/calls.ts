@@ -7,6 +7,8 @@ import { commitmentInfoOf } from "./commitments.ts";
 export type ChainCall =
   /** Fails rather than close the sender's account. */
   | { readonly kind: "transfer"; readonly to: string; readonly rao: bigint }
+  /** All that the sender has, less the fee. Closes the sender's account. */
+  | { readonly kind: "transfer_all"; readonly to: string }
   /** Signed by the coldkey that will own the subnet; `hotkey` becomes its owner hotkey. */
   | { readonly kind: "register_network"; readonly hotkey: string }
   /** Signed by the coldkey that will own the neuron. */
@@ -44,6 +46,8 @@ export function encodeCall(runtime: ChainRuntime, call: ChainCall): Call {
   switch (call.kind) {
     case "transfer":
       return runtime.call("balances", "transferKeepAlive", { dest: call.to, value: call.rao });
+    case "transfer_all":
+      return runtime.call("balances", "transferAll", { dest: call.to, keepAlive: false });
     case "register_network":
       return runtime.call("subtensorModule", "registerNetwork", { hotkey: call.hotkey });
     case "burned_register":

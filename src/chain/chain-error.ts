@@ -3,8 +3,8 @@
  *
  *   a module error     the pallet's own name, such as "SettingWeightsTooFast"
  *   a dispatch error   "BadOrigin", "FundsUnavailable", "NotExpendable", …
- *   a pool refusal     "Custom:<n>" (the meaning of n is in the message), "Stale", "Future", "BadProof", "Payment",
- *                      "PriorityTooLow", "PoolFull", "TemporarilyBanned"
+ *   a pool refusal     Subtensor's own name, such as "RateLimitExceeded", or "Custom:<n>" if n has none here; "Stale",
+ *                      "Future", "BadProof", "Payment", "PriorityTooLow", "PoolFull", "TemporarilyBanned"
  *   the connection     "Unreachable", "Timeout", "Disconnected", "WrongGenesis", "Overloaded", "Closed"
  *   this client        "Expired" (never included before its mortal era ended), "UnknownBlock", "StateDiscarded",
  *                      "SubnetNotExists", "Unsupported" (the live runtime lacks a call or item), "UnknownSignedExtension"
@@ -74,11 +74,11 @@ export function chainErrorOf(method: string, failure: RpcFailure): ChainError {
   const text = `${failure.message} ${failure.data}`.trim();
   const custom = /Custom error: (\d+)/.exec(text);
   if (custom?.[1] !== undefined) {
-    const meaning = CUSTOM_NAMES[Number(custom[1])];
-    const name = `Custom:${custom[1]}`;
+    const number = `Custom:${custom[1]}`;
+    const name = CUSTOM_NAMES[Number(custom[1])];
     return new ChainError(
-      name,
-      `${meaning === undefined ? name : `${name} ${meaning}`}: refused by the pool`,
+      name ?? number,
+      `${name === undefined ? number : `${name} (${number})`}: refused by the pool`,
     );
   }
   const pool = POOL_NAMES[failure.code];

@@ -32,6 +32,18 @@ export class RequestRefusedError extends Error {
   }
 }
 
+/** The node wants to be left alone for a while: HTTP 429 instead of a WebSocket. */
+export class RateLimitedError extends Error {
+  override readonly name = "RateLimitedError";
+  /** What its `Retry-After` says, in milliseconds; undefined without one. */
+  readonly retryAfterMs: number | undefined;
+
+  constructor(retryAfterMs: number | undefined) {
+    super("the node answers 429 Too Many Requests");
+    this.retryAfterMs = retryAfterMs;
+  }
+}
+
 /** JSON-RPC 2.0 over one WebSocket. It never reconnects; when it is lost it stays lost. */
 export interface JsonRpcSocket {
   /** @throws RequestRefusedError, RequestTimeoutError or SocketLostError. */
@@ -39,8 +51,8 @@ export interface JsonRpcSocket {
   /** Subscribes until the socket is lost. @throws as `request`. */
   subscribe(method: string, timeoutMs: number, onUpdate: (update: unknown) => void): Promise<void>;
   readonly isLost: boolean;
-  /** Settles when the socket is gone, whoever closed it. */
-  readonly lost: Promise<void>;
+  /** Settles when the connection itself is gone, whoever closed it: at most half a second after `isLost`. */
+  readonly gone: Promise<void>;
   close(): void;
 }
 
@@ -57,7 +69,7 @@ interface Pending {
  * ends the process; checks timeouts every 5 s only; prints to the console; and puts parameters into error messages.
  * Nor is Node's own WebSocket: it cannot be ended when the peer is dead.
  *
- * @throws Error if there is no connection within `timeoutMs`, or `signal` fires.
+ * @throws Error if there is no connection within `timeoutMs`, or `signal` fires; RateLimitedError. No connection is left.
  */
 export async function openJsonRpcSocket(
   endpoint: string,
@@ -75,7 +87,7 @@ export async function openJsonRpcSocket(
   const early: { id: string; update: unknown }[] = [];
   let nextId = 1;
   let isLost = false;
-  const lost = Promise.withResolvers<void>();
+  const gone = Promise.withResolvers<void>();
 
   const lose = (): void => {
     if (isLost) return;
@@ -86,7 +98,6 @@ export async function openJsonRpcSocket(
       waiting.reject(new SocketLostError("the connection to the chain was lost"));
     }
     pending.clear();
-    lost.resolve();
   };
   const close = (): void => {
     lose(); // what waits is released at once, not after the handshake
@@ -135,14 +146,23 @@ export async function openJsonRpcSocket(
   signal.addEventListener("abort", onAbort, { once: true });
   socket.on("open", opened.resolve);
   socket.on("error", opened.reject);
+  socket.on("unexpected-response", (_request, { statusCode, headers }) =>
+    opened.reject(
+      statusCode === 429
+        ? new RateLimitedError(retryAfterMsOf(headers["retry-after"]))
+        : new Error(`the node answers HTTP status ${statusCode}`),
+    ),
+  );
   socket.on("close", () => {
     opened.reject(new Error("the connection was closed"));
     lose();
+    gone.resolve();
   });
   try {
     await opened.promise;
   } catch (error) {
     close();
+    await gone.promise;
     throw error;
   } finally {
     signal.removeEventListener("abort", onAbort);
@@ -158,7 +178,7 @@ export async function openJsonRpcSocket(
     get isLost() {
       return isLost;
     },
-    lost: lost.promise,
+    gone: gone.promise,
     close,
   };
 }
@@ -188,6 +208,13 @@ function parseFrame(text: string): Frame | undefined {
     data: detail === undefined ? "" : typeof detail === "string" ? detail : JSON.stringify(detail),
   };
   return { kind: "failure", id, failure };
+}
+
+/** `Retry-After` in seconds or as a date (RFC 9110, 10.2.3) → milliseconds from now. */
+function retryAfterMsOf(value: string | undefined): number | undefined {
+  if (value === undefined) return undefined;
+  const ms = /^\d+$/.test(value) ? Number(value) * 1_000 : Date.parse(value) - Date.now();
+  return Number.isFinite(ms) ? Math.max(0, ms) : undefined;
 }
 
 /** ws gives a Buffer unless another `binaryType` is set. */

@@ -73,6 +73,15 @@ export function addressOf(publicKeyHex: string): string {
   return encodeAddress(publicKeyOf(publicKeyHex), SS58_PREFIX);
 }
 
+/**
+ * The address with Bittensor's prefix 42 of the same public key: addresses of one key differ by network.
+ *
+ * @throws Error if it is not the address of a 32-byte public key.
+ */
+export function canonicalAddressOf(address: string): string {
+  return addressOf(publicKeyHexOf(address));
+}
+
 /** True if `signature` is over exactly these bytes. Malformed keys and signatures are false, not errors. */
 export function verifySr25519(
   message: Uint8Array,
@@ -87,6 +96,17 @@ export function verifySr25519(
 }
 
 /**
+ * True if the wallet signed the text, by `signRaw` or as it is: browser wallets put `<Bytes>…</Bytes>` around what is not
+ * a transaction, so that a page cannot have one signed as if it were a text. Takes up to 5 ms of CPU.
+ */
+export function verifySignedText(text: string, signature: Uint8Array, address: string): boolean {
+  const publicKeyHex = publicKeyHexOf(address);
+  return [`<Bytes>${text}</Bytes>`, text].some((signed) =>
+    verifySr25519(Buffer.from(signed), signature, publicKeyHex),
+  );
+}
+
+/**
  * Where account number `accountIndex` pays in: the treasury's key and one soft junction "acct-<n>".
  *
  * Needs no secret, so a server can watch addresses that it cannot spend from. The soft secret of one such address and
@@ -95,13 +115,22 @@ export function verifySr25519(
  * @throws Error unless `accountIndex` is a non-negative safe integer.
  */
 export function deriveDepositAddress(treasuryPublicKeyHex: string, accountIndex: number): string {
-  if (!Number.isSafeInteger(accountIndex) || accountIndex < 0) {
-    throw new Error("an account index is a non-negative integer");
-  }
-  const [junction] = keyExtractPath(`/acct-${accountIndex}`).path;
+  const [junction] = keyExtractPath(depositPathOf(accountIndex)).path;
   if (junction === undefined) throw new Error("one junction expected");
   const key = sr25519DerivePublic(publicKeyOf(treasuryPublicKeyHex), junction.chainCode);
   return encodeAddress(key, SS58_PREFIX);
+}
+
+/**
+ * The path from the treasury's secret to that of an account's deposit address.
+ *
+ * @throws Error unless `accountIndex` is a non-negative safe integer.
+ */
+export function depositPathOf(accountIndex: number): string {
+  if (!Number.isSafeInteger(accountIndex) || accountIndex < 0) {
+    throw new Error("an account index is a non-negative integer");
+  }
+  return `/acct-${accountIndex}`;
 }
 
 function publicKeyOf(hex: string): Uint8Array {

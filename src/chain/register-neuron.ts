@@ -1,11 +1,12 @@
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, writeFileSync } from "node:fs";
 import { type Hotkey, netuidOf } from "../core/ids.ts";
 import { rao } from "../core/money.ts";
 import type { Logger } from "../runtime/logger.ts";
 import { ConfigError } from "../runtime/settings.ts";
 import { ChainError } from "./chain-error.ts";
 import type { RegisterConfig } from "./config.ts";
-import { type Keypair, keypairOf, newSecret } from "./keys.ts";
+import { keypairOf, newSecret } from "./keys.ts";
+import { secretIn } from "./secret-file.ts";
 import { openSubtensor } from "./subtensor.ts";
 
 const CONNECT_TIMEOUT_MS = 30_000;
@@ -19,12 +20,12 @@ const CONNECT_TIMEOUT_MS = 30_000;
 export async function registerNeuron(config: RegisterConfig, log: Logger): Promise<string[]> {
   const netuid = netuidOf(config.netuid);
   if (netuid === undefined) throw new ConfigError(`${config.netuid} is not the number of a subnet`);
-  const coldkey = keypairIn(config.coldkeyFile, "coldkey");
+  const coldkey = keypairOf(secretIn(config.coldkeyFile, "coldkey"));
   if (!existsSync(config.hotkeyFile))
     writeFileSync(config.hotkeyFile, `${newSecret()}\n`, { mode: 0o600 });
-  const hotkey = keypairIn(config.hotkeyFile, "hotkey").address as Hotkey;
+  const hotkey = keypairOf(secretIn(config.hotkeyFile, "hotkey")).address as Hotkey;
   const chain = await openSubtensor({
-    endpoint: config.chain,
+    endpoints: config.chain,
     connectTimeoutMs: CONNECT_TIMEOUT_MS,
     log,
   });
@@ -47,13 +48,5 @@ export async function registerNeuron(config: RegisterConfig, log: Logger): Promi
     throw cause;
   } finally {
     await chain.close();
-  }
-}
-
-function keypairIn(path: string, what: string): Keypair {
-  try {
-    return keypairOf(readFileSync(path, "utf8").trim());
-  } catch {
-    throw new ConfigError(`the ${what} file ${path} does not hold a seed, a mnemonic or a URI`);
   }
 }

@@ -1,29 +1,29 @@
+import assert from "node:assert/strict";
 import type { DispatchError } from "@polkadot/types/interfaces";
-import { blake2AsHex, blake2AsU8a } from "@polkadot/util-crypto";
+import type { Logger } from "../runtime/logger.ts";
 import { isEvent, readEvents } from "./block-facts.ts";
-import type { BlockStates, Head, SigningRuntime } from "./block-state.ts";
-import { headOf } from "./block-state.ts";
-import { type ChainCall, encodeCall } from "./calls.ts";
+import type { BlockStates } from "./block-state.ts";
+import type { ChainCall } from "./calls.ts";
 import { ChainError } from "./chain-error.ts";
 import type { Connection } from "./connection.ts";
+import { type Found, openExtrinsicSearch } from "./extrinsic-search.ts";
 import type { Keypair } from "./keys.ts";
+import type { Inclusion, Outbox, OutboxRecord } from "./outbox.ts";
+import { type SignedExtrinsic, signExtrinsic } from "./sign-extrinsic.ts";
 
-/** Blocks for which a signed extrinsic is valid. Short, since priority is flat and a tip never replaces a stuck one. */
-const ERA_BLOCKS = 64;
 /** Longest wait for inclusion and finality: an era of 12 s blocks, and half as much again. */
 const SUBMIT_TIMEOUT_MS = 20 * 60_000;
 /** Signings of one call, each with a fresh nonce and era. */
 const ATTEMPTS_MAX = 5;
 /** New heads wake the search; this is for when their subscription is gone. */
 const POLL_MS = 2_000;
+/** Blocks without it after which an extrinsic is sent again: a full pool drops some, and a node that stops forgets all. */
+const RESEND_BLOCKS = 10;
 /** Calls of one signer that may wait for their nonce. */
 const QUEUE_MAX = 256;
-/** Blocks whose extrinsic hashes are remembered for all searches. */
-const BLOCKS_KEPT_MAX = 128;
-/** A payload longer than this is signed as its hash (`sp-runtime` `SignedPayload`). */
-const PAYLOAD_BYTES_MAX = 256;
-const SR25519_SIGNATURE = Uint8Array.of(1);
-const EXTRINSIC_VERSION = 4;
+/** Purposes whose fate is open. */
+const OPEN_PURPOSES_MAX = 1_024;
+const PURPOSE_LENGTH_MAX = 200;
 
 /** Refusals that a new nonce or a new era cures. */
 const CURABLE: ReadonlySet<string> = new Set([
@@ -32,15 +32,6 @@ const CURABLE: ReadonlySet<string> = new Set([
   "PriorityTooLow",
   "AncientBirthBlock",
 ]);
-
-/** Refusals of an extrinsic that a block may already hold. */
-const ENDED: ReadonlySet<string> = new Set(["Stale", "TemporarilyBanned"]);
-
-/** Where an extrinsic was included. */
-export interface Inclusion {
-  readonly blockHash: string;
-  readonly blockNumber: number;
-}
 
 export type WaitFor = "inBlock" | "finalized";
 
@@ -53,12 +44,59 @@ export type WaitFor = "inBlock" | "finalized";
 export type Submit = (call: ChainCall, signer: Keypair, waitFor?: WaitFor) => Promise<Inclusion>;
 
 /**
+ * As `Submit`, but what `purpose` names runs at most once on this chain, also over restarts when the outbox is a file.
+ *
+ * The extrinsic is in the outbox before it is sent. While its fate is open, whoever submits its purpose waits for that
+ * fate, and nothing else is signed for it, whatever the call; once it has run, its inclusion is returned. A purpose is
+ * free again only when the chain has refused the call, or a finalized block shows that it failed or that its era is over.
+ *
+ * @param purpose 1 to 200 characters.
+ * @throws ChainError as `Submit`; after "Timeout", "Closed" and "StateDiscarded" the purpose is not free.
+ */
+export type SubmitOnce = (
+  purpose: string,
+  call: ChainCall,
+  signer: Keypair,
+  waitFor?: WaitFor,
+) => Promise<Inclusion>;
+
+export interface Submitter {
+  readonly submit: Submit;
+  readonly submitOnce: SubmitOnce;
+  /** Resolves when nothing is written to the outbox any more. The connection has to be closed before. */
+  ended(): Promise<void>;
+}
+
+/** How an extrinsic with a purpose is doing. */
+interface Course {
+  readonly inBlock: Promise<Inclusion>;
+  readonly finalized: Promise<Inclusion>;
+}
+
+/** What became of an extrinsic. */
+type Fate =
+  | { readonly kind: "included"; readonly inclusion: Inclusion }
+  | { readonly kind: "failed"; readonly error: ChainError };
+
+/**
  * The node's own watch is not used: it is not restored after a reconnect, so a call that waits for it can wait for ever.
  * Instead, blocks are searched for the extrinsic's hash.
+ *
+ * What the outbox holds from before is followed at once.
  */
-export function openSubmit(connection: Connection, states: BlockStates): Submit {
+export function openSubmitter(options: {
+  readonly connection: Connection;
+  readonly states: BlockStates;
+  readonly outbox: Outbox;
+  readonly log: Logger;
+}): Submitter {
+  const { connection, states, outbox, log } = options;
+  const { genesisHash } = connection;
+  const find = openExtrinsicSearch(connection, states);
   const queues = new Map<string, { last: Promise<unknown>; length: number }>();
-  const blocks = new Map<string, Promise<SearchedBlock>>();
+  /** Sent, and not found in a block that counts. */
+  const underWay = new Set<SignedExtrinsic>();
+  const courses = new Map<string, Course>();
 
   /** Runs the calls of one signer one after another until each is in the pool, so that each gets the next nonce. */
   const inTurn = async <T>(address: string, work: () => Promise<T>): Promise<T> => {
@@ -78,75 +116,66 @@ export function openSubmit(connection: Connection, states: BlockStates): Submit 
     }
   };
 
-  const send = async (call: ChainCall, signer: Keypair): Promise<Sent> => {
+  /** Whatever a node says to it, only the blocks tell what became of an extrinsic that has been sent before. */
+  const sendAgain = async ({ bytes }: SignedExtrinsic): Promise<void> => {
+    await connection.callOnce("author_submitExtrinsic", bytes).catch(() => undefined);
+  };
+
+  /** The next nonce as the node sees it, after it has been told of what other nodes may know. */
+  const nextNonce = async (address: string): Promise<number> => {
+    const ask = async (): Promise<number> =>
+      Number(await connection.call("system_accountNextIndex", address));
+    const nonce = await ask();
+    const unseen = [...underWay]
+      .filter((sent) => sent.signer === address && sent.nonce >= nonce)
+      .sort((a, b) => a.nonce - b.nonce);
+    if (unseen.length === 0) return nonce;
+    for (const sent of unseen) await sendAgain(sent);
+    return await ask();
+  };
+
+  /** @param keep is awaited before anything is sent. */
+  const send = async (
+    call: ChainCall,
+    signer: Keypair,
+    keep: (extrinsic: SignedExtrinsic) => Promise<void>,
+  ): Promise<SignedExtrinsic> => {
     for (let attempt = 1; ; attempt++) {
-      // The finalized block is on every fork; if finality lags, what remains of the era is shorter.
       const [signing, anchor, nonce] = await Promise.all([
         states.signingRuntime(),
         states.finalized(),
-        connection.call("system_accountNextIndex", signer.address),
+        nextNonce(signer.address),
       ]);
-      const bytes = sign(signing, call, signer, anchor, Number(nonce), connection.genesisHash);
-      const sent = { hash: blake2AsHex(bytes, 256), anchor };
+      const extrinsic = signExtrinsic(signing, call, signer, { anchor, nonce, genesisHash });
+      await keep(extrinsic);
       try {
-        await connection.call("author_submitExtrinsic", `0x${Buffer.from(bytes).toString("hex")}`);
-        return sent;
+        await connection.callOnce("author_submitExtrinsic", extrinsic.bytes);
+        return extrinsic;
       } catch (error) {
         if (!(error instanceof ChainError)) throw error;
-        // After a reconnect a call is sent twice.
-        if (error.name === "AlreadyImported") return sent;
-        if (error.name === "Timeout") return sent; // it may have arrived: the search tells
-        // So is a second sending of what a block has already taken.
-        if (ENDED.has(error.name) && (await isIncluded(sent))) return sent;
-        if (!CURABLE.has(error.name) || attempt >= ATTEMPTS_MAX) throw error;
+        // It has arrived, or may have: the search tells.
+        if (!isRefusal(error)) return extrinsic;
+        // No node has this one, so that another may take its place.
+        const isUpgraded =
+          error.name === "BadProof" &&
+          (await states.signingRuntime()).specVersion !== signing.specVersion;
+        if (attempt >= ATTEMPTS_MAX || !(CURABLE.has(error.name) || isUpgraded)) throw error;
+        if (isUpgraded) continue;
         const heads = watchHeads(connection);
         await heads.next().finally(heads.stop);
       }
     }
   };
 
-  const blockAt = (hash: string): Promise<SearchedBlock> => {
-    const block = blocks.get(hash) ?? readBlock(connection, hash);
-    blocks.delete(hash);
-    blocks.set(hash, block);
-    block.catch(() => blocks.delete(hash));
-    const [oldest] = blocks.keys();
-    if (blocks.size > BLOCKS_KEPT_MAX && oldest !== undefined) blocks.delete(oldest);
-    return block;
-  };
-
-  /** Walks from the best block back to the anchor or a block of `searched`, so that a reorganisation is seen. */
-  const find = async (
-    sent: Sent,
-    best: Head,
-    searched: Set<string>,
-  ): Promise<Found | undefined> => {
-    let found: Found | undefined;
-    let hash = best.hash;
-    const walked: string[] = [];
-    while (!searched.has(hash) && hash !== sent.anchor.hash) {
-      const block = await blockAt(hash);
-      if (block.number <= sent.anchor.number) break;
-      walked.push(hash);
-      const index = block.extrinsics.indexOf(sent.hash);
-      if (index >= 0) {
-        found = { hash, number: block.number, index };
-        break;
-      }
-      hash = block.parentHash;
-    }
-    if (found === undefined) for (const each of walked) searched.add(each);
-    return found;
-  };
-
-  const isIncluded = async (sent: Sent): Promise<boolean> =>
-    (await find(sent, await states.best(), new Set())) !== undefined;
-
-  const included = async (sent: Sent, waitFor: WaitFor): Promise<Found> => {
+  const included = async (extrinsic: SignedExtrinsic, waitFor: WaitFor): Promise<Found> => {
     const deadlineMs = performance.now() + SUBMIT_TIMEOUT_MS;
     const searched = new Set<string>();
     let found: Found | undefined;
+    let sentAtBlock: number | undefined;
     const heads = watchHeads(connection);
+    const stopReconnects = connection.onReconnect(() => {
+      sentAtBlock = -Infinity; // a node that forgot it, or another one
+    });
     try {
       for (;;) {
         try {
@@ -156,11 +185,17 @@ export function openSubmit(connection: Connection, states: BlockStates): Submit 
             found = undefined; // another fork won
             searched.clear();
           }
-          found ??= await find(sent, await states.best(), searched);
+          const best = await states.best();
+          found ??= await find(extrinsic, best, searched);
           if (found !== undefined && waitFor === "inBlock") return found;
           if (found !== undefined && finalized.number >= found.number) continue;
-          if (found === undefined && finalized.number > sent.anchor.number + ERA_BLOCKS) {
+          if (found === undefined && finalized.number > extrinsic.lastBlock) {
             throw new ChainError("Expired", "the call was not included before its era ended");
+          }
+          sentAtBlock ??= best.number;
+          if (found === undefined && best.number >= sentAtBlock + RESEND_BLOCKS) {
+            sentAtBlock = best.number;
+            await sendAgain(extrinsic);
           }
         } catch (error) {
           if (!isPassing(error)) throw error;
@@ -172,87 +207,149 @@ export function openSubmit(connection: Connection, states: BlockStates): Submit 
       }
     } finally {
       heads.stop();
+      stopReconnects();
     }
   };
 
-  return async (call, signer, waitFor = "inBlock") => {
-    const sent = await inTurn(signer.address, () => send(call, signer));
-    const found = await included(sent, waitFor);
-    await requireSuccess(states, found);
-    return { blockHash: found.hash, blockNumber: found.number };
+  const fateOf = async (extrinsic: SignedExtrinsic, waitFor: WaitFor): Promise<Fate> => {
+    let found: Found;
+    try {
+      found = await included(extrinsic, waitFor);
+    } catch (error) {
+      if (error instanceof ChainError && error.name === "Expired") return { kind: "failed", error };
+      throw error;
+    }
+    const error = await failureOf(states, found);
+    if (error !== undefined) return { kind: "failed", error };
+    return {
+      kind: "included",
+      inclusion: { blockHash: found.hash, blockNumber: found.number },
+    };
   };
-}
 
-interface Sent {
-  readonly hash: string;
-  /** Block in which the era begins. */
-  readonly anchor: Head;
-}
+  const follow = async (extrinsic: SignedExtrinsic, waitFor: WaitFor): Promise<Inclusion> => {
+    underWay.add(extrinsic);
+    try {
+      const fate = await fateOf(extrinsic, waitFor);
+      if (fate.kind === "failed") throw fate.error;
+      return fate.inclusion;
+    } finally {
+      underWay.delete(extrinsic);
+    }
+  };
 
-interface Found {
-  readonly hash: string;
-  readonly number: number;
-  readonly index: number;
-}
+  /** Waits for the finalized fate and writes it down. @throws ChainError, after which the record stays if it is unknown. */
+  const settle = async (record: OutboxRecord, extrinsic: SignedExtrinsic): Promise<Inclusion> => {
+    const { purpose, hash } = record;
+    underWay.add(extrinsic);
+    try {
+      const fate = await fateOf(extrinsic, "finalized");
+      if (fate.kind === "failed") {
+        await outbox.remove(record);
+        log.warn({ purpose, hash, reason: fate.error.name }, "outbox.failed");
+        throw fate.error;
+      }
+      const { bytes: _sent, ...rest } = record;
+      await outbox.put({ ...rest, inclusion: fate.inclusion });
+      log.debug({ purpose, hash, block: fate.inclusion.blockNumber }, "outbox.included");
+      return fate.inclusion;
+    } finally {
+      underWay.delete(extrinsic);
+    }
+  };
 
-interface SearchedBlock {
-  readonly number: number;
-  readonly parentHash: string;
-  /** Blake2-256 of each extrinsic, 0x-hex. */
-  readonly extrinsics: readonly string[];
-}
+  const begin = (purpose: string, sending: Promise<SignedExtrinsic>): Course => {
+    const inBlock = sending.then((extrinsic) => follow(extrinsic, "inBlock"));
+    const finalized = sending.then(async (extrinsic) => {
+      await inBlock.catch(() => undefined);
+      return await settle({ purpose, genesis: genesisHash, ...extrinsic }, extrinsic);
+    });
+    const course = { inBlock, finalized };
+    courses.set(purpose, course);
+    inBlock.catch(() => undefined); // whoever waits for it gets it
+    finalized
+      .catch((error: unknown) => {
+        const reason = error instanceof ChainError ? error.name : "unknown";
+        log.debug({ purpose, reason }, "outbox.not_included");
+      })
+      .finally(() => courses.delete(purpose));
+    return course;
+  };
 
-/** The extrinsic's bytes. @throws ChainError "UnknownSignedExtension" */
-function sign(
-  { runtime, specVersion, transactionVersion }: SigningRuntime,
-  call: ChainCall,
-  signer: Keypair,
-  anchor: Head,
-  nonce: number,
-  genesisHash: string,
-): Uint8Array {
-  if (runtime.unknownExtensions.length > 0) {
-    throw new ChainError(
-      "UnknownSignedExtension",
-      `the chain signs more than this version knows: ${runtime.unknownExtensions.join(", ")}`,
+  const sendOnce = async (
+    purpose: string,
+    call: ChainCall,
+    signer: Keypair,
+  ): Promise<SignedExtrinsic> => {
+    let kept: OutboxRecord | undefined;
+    try {
+      return await send(call, signer, async (extrinsic) => {
+        kept = { purpose, genesis: genesisHash, ...extrinsic };
+        await outbox.put(kept);
+      });
+    } catch (error) {
+      // Every failure of `send` means that no node has it.
+      if (kept !== undefined) await outbox.remove(kept);
+      throw error;
+    }
+  };
+
+  /** Takes up what an earlier process has signed; nothing tells whether it was sent as well. */
+  const resume = (record: OutboxRecord): Course => {
+    const { purpose, genesis: _chain, inclusion: _none, bytes = "", ...rest } = record;
+    const extrinsic = { ...rest, bytes };
+    log.info({ purpose, hash: record.hash, nonce: record.nonce }, "outbox.resumed");
+    return begin(
+      purpose,
+      inTurn(record.signer, async () => {
+        await sendAgain(extrinsic);
+        return extrinsic;
+      }),
     );
-  }
-  const { registry } = runtime;
-  const method = encodeCall(runtime, call);
-  const era = registry.createType("ExtrinsicEra", { current: anchor.number, period: ERA_BLOCKS });
-  const signed = {
-    era: era.toHex(),
-    nonce,
-    tip: 0,
-    mode: 0,
-    metadataHash: null,
-    specVersion,
-    transactionVersion,
-    genesisHash,
-    blockHash: anchor.hash,
-    method: method.toHex(),
   };
-  const payload = registry.createType("ExtrinsicPayload", signed, { version: EXTRINSIC_VERSION });
-  const bytes = payload.toU8a({ method: true });
-  const signature = signer.sign(bytes.length > PAYLOAD_BYTES_MAX ? blake2AsU8a(bytes, 256) : bytes);
-  const extrinsic = registry.createType("Extrinsic", method, { version: EXTRINSIC_VERSION });
-  extrinsic.addSignature(
-    signer.address,
-    Buffer.concat([SR25519_SIGNATURE, signature]),
-    payload.toHex(),
-  );
-  return extrinsic.toU8a();
+
+  for (const record of outbox.records(genesisHash))
+    if (record.inclusion === undefined) resume(record);
+
+  return {
+    async submit(call, signer, waitFor = "inBlock") {
+      const sent = await inTurn(signer.address, () => send(call, signer, async () => undefined));
+      return await follow(sent, waitFor);
+    },
+    async submitOnce(purpose, call, signer, waitFor = "inBlock") {
+      assert(
+        purpose.length > 0 && purpose.length <= PURPOSE_LENGTH_MAX,
+        `a purpose has 1 to ${PURPOSE_LENGTH_MAX} characters`,
+      );
+      const record = outbox.of(genesisHash, purpose);
+      if (record?.inclusion !== undefined) return record.inclusion;
+      let course = courses.get(purpose);
+      if (course === undefined && courses.size >= OPEN_PURPOSES_MAX)
+        throw new ChainError("Overloaded", `${OPEN_PURPOSES_MAX} calls wait for their finality`);
+      course ??=
+        record === undefined
+          ? begin(
+              purpose,
+              inTurn(signer.address, () => sendOnce(purpose, call, signer)),
+            )
+          : resume(record);
+      return await course[waitFor];
+    },
+    async ended() {
+      await Promise.allSettled([...courses.values()].map(({ finalized }) => finalized));
+    },
+  };
 }
 
-/** @throws ChainError if the extrinsic ran and failed. */
-async function requireSuccess(states: BlockStates, found: Found): Promise<void> {
+/** @returns the error with which the extrinsic ran; undefined if it succeeded. */
+async function failureOf(states: BlockStates, found: Found): Promise<ChainError | undefined> {
   const state = await states.at(found.hash);
   for (const { phase, event } of await readEvents(state)) {
     if (!phase.isApplyExtrinsic || phase.asApplyExtrinsic.toNumber() !== found.index) continue;
-    if (isEvent(event, "system", "ExtrinsicSuccess")) return;
+    if (isEvent(event, "system", "ExtrinsicSuccess")) return undefined;
     if (isEvent(event, "system", "ExtrinsicFailed")) {
       const name = state.runtime.dispatchErrorName(event.data[0] as DispatchError);
-      throw new ChainError(name, `the call failed in block ${found.number}: ${name}`);
+      return new ChainError(name, `the call failed in block ${found.number}: ${name}`);
     }
   }
   throw new ChainError(
@@ -261,16 +358,12 @@ async function requireSuccess(states: BlockStates, found: Found): Promise<void> 
   );
 }
 
-async function readBlock(connection: Connection, hash: string): Promise<SearchedBlock> {
-  const answer = await connection.call("chain_getBlock", hash);
-  const block = (answer as { block?: { header: unknown; extrinsics: readonly string[] } } | null)
-    ?.block;
-  if (block === undefined) throw new ChainError("UnknownBlock", `the chain has no block ${hash}`);
-  const { number, parentHash } = headOf(block.header);
-  const extrinsics = block.extrinsics.map((hex) =>
-    blake2AsHex(Buffer.from(hex.slice(2), "hex"), 256),
-  );
-  return { number, parentHash, extrinsics };
+/** Whether the node has certainly not taken the extrinsic. Proxies before nodes have error codes of their own. */
+function isRefusal({ name }: ChainError): boolean {
+  const code = /^Rpc:(-?\d+)$/.exec(name)?.[1];
+  if (code === undefined) return !["AlreadyImported", "Timeout", "StateDiscarded"].includes(name);
+  // JSON-RPC's own, save "internal error", and those of Substrate's author module.
+  return /^(?:-32700|-3260[0-2]|10\d\d)$/.test(code);
 }
 
 /** A reconnect or a busy node: worth asking again until the deadline. */
@@ -281,22 +374,24 @@ function isPassing(error: unknown): boolean {
   );
 }
 
-/** `next` settles when a head has come since it last did, or after POLL_MS. It never rejects. */
+/** `next` settles when a head has come since it last did, after POLL_MS, or when the connection is closed. It never rejects. */
 function watchHeads(connection: Connection): { next(): Promise<void>; stop: () => void } {
   let news = Promise.withResolvers<void>();
-  const stops = (["best", "finalized"] as const).map((kind) =>
-    connection.onHeader(kind, () => news.resolve()),
-  );
+  const wake = (): void => news.resolve();
+  const stops = (["best", "finalized"] as const).map((kind) => connection.onHeader(kind, wake));
+  connection.closed.addEventListener("abort", wake, { once: true });
   let timer: NodeJS.Timeout | undefined;
   return {
     async next() {
-      timer = setTimeout(() => news.resolve(), POLL_MS);
+      if (connection.closed.aborted) return;
+      timer = setTimeout(wake, POLL_MS);
       await news.promise;
       clearTimeout(timer);
       news = Promise.withResolvers();
     },
     stop: () => {
       clearTimeout(timer);
+      connection.closed.removeEventListener("abort", wake);
       for (const stop of stops) stop();
     },
   };

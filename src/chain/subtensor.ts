@@ -15,7 +15,8 @@ import {
   readWeights,
   type SubnetName,
 } from "./metagraph.ts";
-import { openSubmit, type Submit } from "./submit.ts";
+import { memoryOutbox, type Outbox } from "./outbox.ts";
+import { openSubmitter, type Submit, type SubmitOnce } from "./submit.ts";
 
 /**
  * A Subtensor chain, be it finney or a local one. It reconnects by itself; calls wait up to 30 s for that and then throw
@@ -30,6 +31,10 @@ export interface Subtensor extends Closable {
   finalizedHead(): Promise<Head>;
   /** Calls back with the newest finalized head only: numbers grow but may be skipped. @returns a function that stops it. */
   onFinalizedHead(listener: (head: Head) => void): () => void;
+  /** The newest block, which another fork may still replace. */
+  bestHead(): Promise<Head>;
+  /** Calls back with each new best head; after a fork, numbers repeat. @returns a function that stops it. */
+  onBestHead(listener: (head: Head) => void): () => void;
   /** @returns undefined if there is no such block yet. */
   blockHash(number: number): Promise<string | undefined>;
   /** @throws ChainError "UnknownBlock" */
@@ -55,6 +60,12 @@ export interface Subtensor extends Closable {
   /** Every subnet, by netuid. */
   subnets(atHash?: string): Promise<readonly SubnetName[]>;
   readonly submit: Submit;
+  readonly submitOnce: SubmitOnce;
+}
+
+export interface SubtensorOptions extends ConnectionOptions {
+  /** Remembers what `submitOnce` has sent; by default only until the client is closed. The caller closes it afterwards. */
+  readonly outbox?: Outbox;
 }
 
 /**
@@ -62,23 +73,27 @@ export interface Subtensor extends Closable {
  *
  * @throws ChainError "Unreachable" if no node answers within `connectTimeoutMs`; all sockets are closed first.
  */
-export async function openSubtensor(options: ConnectionOptions): Promise<Subtensor> {
-  const { log } = options;
+export async function openSubtensor(options: SubtensorOptions): Promise<Subtensor> {
+  const { log, outbox = memoryOutbox() } = options;
   const connection = await openConnection(options);
   const states = openBlockStates(connection);
+  const submitter = openSubmitter({ connection, states, outbox, log });
   const finalizedListeners = new Set<(head: Head) => void>();
   let newestFinalized = -1;
-  connection.onHeader("finalized", (raw) => {
-    const head = headOf(raw);
-    if (head.number <= newestFinalized) return;
-    newestFinalized = head.number;
-    for (const listener of finalizedListeners) {
+  const tell = (listeners: Iterable<(head: Head) => void>, head: Head): void => {
+    for (const listener of listeners) {
       try {
         listener(head);
       } catch (err) {
         log.error({ err, block: head.number }, "chain.listener_failed");
       }
     }
+  };
+  connection.onHeader("finalized", (raw) => {
+    const head = headOf(raw);
+    if (head.number <= newestFinalized) return;
+    newestFinalized = head.number;
+    tell(finalizedListeners, head);
   });
 
   return {
@@ -88,6 +103,8 @@ export async function openSubtensor(options: ConnectionOptions): Promise<Subtens
       finalizedListeners.add(listener);
       return () => finalizedListeners.delete(listener);
     },
+    bestHead: () => states.best(),
+    onBestHead: (listener) => connection.onHeader("best", (raw) => tell([listener], headOf(raw))),
     blockHash: (number) => states.hashOf(number),
     header: (hash) => states.header(hash),
     metagraph: async (netuid, atHash) => await readMetagraph(await states.at(atHash), netuid),
@@ -107,7 +124,11 @@ export async function openSubtensor(options: ConnectionOptions): Promise<Subtens
       return rao(bigintOf(fieldOf(fieldOf(account, "data"), "free")));
     },
     subnets: async (atHash) => await readSubnets(await states.at(atHash)),
-    submit: openSubmit(connection, states),
-    close: () => connection.close(),
+    submit: submitter.submit,
+    submitOnce: submitter.submitOnce,
+    async close() {
+      await connection.close();
+      await submitter.ended();
+    },
   };
 }

@@ -29,6 +29,8 @@ export const ERRORS = {
   invalid_json: badRequest("invalid_request"),
   unsupported_parameter: badRequest("invalid_request"),
   wrong_surface: badRequest("invalid_request"),
+  challenge_refused: badRequest("invalid_request"),
+  signature_refused: badRequest("invalid_request"),
   context_length_exceeded: badRequest("context_length_exceeded"),
   upstream_refused_request: badRequest("invalid_request"),
   missing_api_key: row(
@@ -76,6 +78,13 @@ export const ERRORS = {
     "invalid_request_error",
   ),
   request_id_conflict: row(
+    409,
+    "fix_request",
+    "invalid_request",
+    "invalid_request_error",
+    "invalid_request_error",
+  ),
+  conflict: row(
     409,
     "fix_request",
     "invalid_request",

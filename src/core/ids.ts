@@ -15,6 +15,8 @@ export type AccountId = Brand<string, "AccountId">;
 export type RequestId = Brand<string, "RequestId">;
 /** Base64url SHA-256 of an attested statement: the name of one boot of one relay. */
 export type EnclaveId = Brand<string, "EnclaveId">;
+/** Names one run of a gateway process in the ids of its requests: 8 hex digits. */
+export type RunTag = Brand<string, "RunTag">;
 
 const SS58_42 = /^5[1-9A-HJ-NP-Za-km-z]{47}$/;
 
@@ -44,15 +46,27 @@ export function requestIdOf(text: unknown): RequestId | undefined {
   return typeof text === "string" && REQUEST_ID.test(text) ? (text as RequestId) : undefined;
 }
 
+/** A fresh tag, 32 random bits. */
+export function newRunTag(): RunTag {
+  return randomBytes(4).toString("hex") as RunTag;
+}
+
 /**
  * A time-ordered request id (UUIDv7, RFC 9562 §5.7): ids sort by creation, which keeps index pages warm.
- * Its last byte is zero and numbers the attempts; 66 random bits remain.
+ * Its last byte is zero and numbers the attempts, the four before it are the run that took the request; 34 random bits remain.
+ *
+ * @param run a random one by default, which is nobody's.
  */
-export function newRequestId(nowMs: number): RequestId {
+export function newRequestId(nowMs: number, run?: RunTag): RequestId {
   const time = nowMs.toString(16).padStart(12, "0");
   // The random bits and the variant of a version 4 UUID, which Node draws from a pool: a tenth of what randomBytes costs.
   const random = randomUUID();
-  return `${time.slice(0, 8)}-${time.slice(8)}-7${random.slice(15, 34)}00` as RequestId;
+  return `${time.slice(0, 8)}-${time.slice(8)}-7${random.slice(15, 26)}${run ?? random.slice(26, 34)}00` as RequestId;
+}
+
+/** The run that took a request. */
+export function runOfRequest(request: RequestId): RunTag {
+  return request.slice(26, 34) as RunTag;
 }
 
 /** Most attempts that one request can have. */

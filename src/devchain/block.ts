@@ -1,7 +1,9 @@
 import type { Extrinsic } from "./extrinsics.ts";
 import { blake2Hex } from "./hashing.ts";
 import type { StorageView } from "./metadata/storage-item.ts";
+import { SLOT_MS } from "./pallets/aura.ts";
 import { withdrawFee } from "./pallets/balances.ts";
+import { storePulses } from "./pallets/drand.ts";
 import {
   type DecodedCall,
   DispatchFailure,
@@ -10,7 +12,9 @@ import {
   failureOf,
   type Origin,
 } from "./pallets/pallet.ts";
+import { awaitedRounds, revealTimelocked } from "./pallets/subtensor/commit-reveal.ts";
 import { runDueEpochs } from "./pallets/subtensor/epoch.ts";
+import { decayBurns } from "./pallets/subtensor/registration.ts";
 import {
   BLOCK_HASH_COUNT,
   type Digest,
@@ -42,8 +46,6 @@ export interface Block {
   readonly extrinsics: readonly Uint8Array[];
 }
 
-/** Length of the real chain's slots, in milliseconds: the digest names the slot. */
-const SLOT_MS = 12_000n;
 const AURA_ENGINE = Buffer.from("aura");
 
 /** BLAKE2b-256 of parent hash ‖ number Compact ‖ state root ‖ extrinsics root ‖ digest. */
@@ -174,7 +176,10 @@ export function buildBlock(
   const logs = [slotLog(nowMs)];
   beginBlock(execution, parent, logs);
   prepare(execution);
+  // Before the epoch, which shall count what is revealed.
+  runHook(execution, revealTimelocked, onBug);
   runHook(execution, runDueEpochs, onBug);
+  runHook(execution, decayBurns, onBug);
 
   execution.enter({ type: "ApplyExtrinsic", value: [0] });
   timestamp.Now.put(execution, [], nowMs);
@@ -188,6 +193,8 @@ export function buildBlock(
     applyExtrinsic(execution, extrinsic);
   }
   execution.enter({ type: "Finalization" });
+  const pulses = () => storePulses(execution, nowMs, awaitedRounds(execution));
+  runHook(execution, pulses, onBug);
   system.ExtrinsicCount.remove(execution);
   const changes = execution.finish();
   const extrinsics = [timestampInherent(nowMs), ...included.map(({ bytes }) => bytes)];
@@ -217,7 +224,7 @@ function runHook(
 /** PreRuntime(aura, slot u64 LE), as an encoded digest item. */
 function slotLog(nowMs: bigint): Uint8Array {
   const slot = Buffer.alloc(8);
-  slot.writeBigUInt64LE(nowMs / SLOT_MS);
+  slot.writeBigUInt64LE(nowMs / BigInt(SLOT_MS));
   const logs: Digest = { logs: [{ type: "PreRuntime", value: [AURA_ENGINE, slot] }] };
   return encode(digest, logs).slice(1); // without the length of the list
 }

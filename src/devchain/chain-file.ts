@@ -48,7 +48,7 @@ export interface Snapshot {
   readonly genesis: Block;
   /** The block after which the state is as in `entries`. */
   readonly base: Block;
-  readonly entries: Iterable<readonly [Hex, Uint8Array]>;
+  readonly entries: readonly (readonly [Hex, Uint8Array])[];
 }
 
 export function encodeSealedBlock({ block, changes }: SealedBlock): Uint8Array {
@@ -62,7 +62,7 @@ export function encodeSnapshot({ genesis, base, entries }: Snapshot): Uint8Array
   return encode(snapshotRecord, {
     genesis: recordOf(genesis),
     base: recordOf(base),
-    entries: [...entries].map(([key, value]) => [fromHex(key), value] as const),
+    entries: entries.map(([key, value]) => [fromHex(key), value] as const),
   });
 }
 
@@ -76,12 +76,7 @@ export function decodeChain(
   directory: string,
 ): { readonly snapshot: Snapshot; readonly blocks: readonly SealedBlock[] } | undefined {
   if (first === undefined) return undefined;
-  const stored = read(snapshotRecord, first, directory);
-  const snapshot = {
-    genesis: blockOf(stored.genesis),
-    base: blockOf(stored.base),
-    entries: stored.entries.map(([key, value]) => [toHex(key), value] as const),
-  };
+  const snapshot = snapshotOf(read(snapshotRecord, first, directory));
   let parent = snapshot.base;
   const blocks = rest.map((record) => {
     const { block, changes } = read(sealedRecord, record, directory);
@@ -95,6 +90,19 @@ export function decodeChain(
     return sealed;
   });
   return { snapshot, blocks };
+}
+
+/** Reads one snapshot by itself. @throws ScaleError */
+export function decodeSnapshot(record: Uint8Array): Snapshot {
+  return snapshotOf(decode(snapshotRecord, record));
+}
+
+function snapshotOf(stored: ValueOf<typeof snapshotRecord>): Snapshot {
+  return {
+    genesis: blockOf(stored.genesis),
+    base: blockOf(stored.base),
+    entries: stored.entries.map(([key, value]) => [toHex(key), value] as const),
+  };
 }
 
 function read<T>(codec: Codec<T>, record: Uint8Array, directory: string): T {

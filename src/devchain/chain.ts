@@ -2,7 +2,7 @@
 import type { Logger } from "../runtime/logger.ts";
 import { admitted, objectionTo } from "./admission.ts";
 import { type Block, buildBlock } from "./block.ts";
-import { decodeChain, encodeSealedBlock, encodeSnapshot } from "./chain-file.ts";
+import { decodeChain, encodeSealedBlock, encodeSnapshot, type Snapshot } from "./chain-file.ts";
 import { type Extrinsic, eraBirthOf, isFeeless, isSignatureValid } from "./extrinsics.ts";
 import { beginChain, type Endowment } from "./genesis.ts";
 import type { BlockView, Execution } from "./pallets/pallet.ts";
@@ -12,7 +12,7 @@ import { system } from "./pallets/system.ts";
 import { timestamp } from "./pallets/timestamp.ts";
 import { invalidTransaction, openPool, type Watcher } from "./pool.ts";
 import { openRecordLog } from "./record-log.ts";
-import { buildRuntime, type Runtime } from "./runtime.ts";
+import { buildRuntime, type Runtime, SPEC_VERSION } from "./runtime.ts";
 import { type Hex, toHex } from "./scale/bytes.ts";
 import { type Changes, openState } from "./state.ts";
 
@@ -29,10 +29,14 @@ export interface ChainOptions {
   readonly fileBytesMax: number;
   /** Blocks per epoch. */
   readonly tempo: number;
+  /** Milliseconds between two blocks, as clients are told. */
+  readonly slotMs: number;
   /** Blocks between the newest one and the newest final one. */
   readonly finalityLagBlocks: number;
   /** Who owns TAO in block 0; the first one also has the sudo key. Ignored when the chain exists. */
   readonly endowed: readonly Endowment[];
+  /** What a new chain begins with instead. Ignored when the chain exists. */
+  readonly snapshot?: Snapshot | undefined;
   readonly log: Logger | undefined;
 }
 
@@ -45,6 +49,10 @@ export interface StateAt extends BlockView {
 
 export interface Chain {
   readonly runtime: Runtime;
+  /** The runtime's version after a block, as `state_getRuntimeVersion` shows it; without a number, after the newest. */
+  versionJson(number?: number): Readonly<Record<string, unknown>>;
+  /** From the next block on the runtime says that it is this version, and only extrinsics signed for it are valid. */
+  upgrade(specVersion: number): void;
   readonly genesis: Block;
   head(): Block;
   finalized(): Block;
@@ -59,8 +67,27 @@ export interface Chain {
   pending(): Extrinsic[];
   /** Nonce for the account's next transaction, those in the pool counted. */
   nextNonce(account: Hex): number;
-  /** Makes a block of what is in the pool. @throws Error if the disk refuses it; nothing has happened then. */
-  produce(): Block;
+  /**
+   * Makes a block of what is in the pool.
+   *
+   * @param changes to storage, made before anything else in the block.
+   * @throws Error if the disk refuses it; nothing has happened then.
+   */
+  produce(changes?: Changes): Block;
+  /** Time of the newest block, in milliseconds since 1970. */
+  now(): bigint;
+  /** Sets the clock, so that the next block has this time. */
+  travelTo(ms: bigint): void;
+  /** The chain after its newest block. */
+  snapshot(): Snapshot;
+  /** Goes back to a snapshot of this chain. @throws Error if the disk refuses; nothing has happened then. */
+  restore(snapshot: Snapshot): void;
+  /**
+   * Takes the newest block back, as another fork's victory does; what it included is gone. For a chain in memory.
+   *
+   * @throws RangeError if the block is final. @throws TypeError if the chain has a file.
+   */
+  retract(): void;
   onBlock(listener: (block: Block, changes: Changes) => void): void;
   /** Told of the newest final block when there is one; numbers may be skipped. */
   onFinalized(listener: (block: Block) => void): void;
@@ -74,7 +101,7 @@ export interface Chain {
  */
 export function openChain(options: ChainOptions): Chain {
   const { dataDir, log } = options;
-  const runtime = buildRuntime(options.tempo, isFeeless);
+  const runtime = buildRuntime(options.tempo, options.slotMs, isFeeless);
   const file = dataDir === undefined ? undefined : openRecordLog(dataDir);
   try {
     return startChain(options, runtime, file);
@@ -87,7 +114,7 @@ export function openChain(options: ChainOptions): Chain {
 type ChainFile = ReturnType<typeof openRecordLog>;
 
 function startChain(
-  { dataDir, fileBytesMax, tempo, finalityLagBlocks, endowed, log }: ChainOptions,
+  { dataDir, fileBytesMax, tempo, finalityLagBlocks, endowed, log, ...options }: ChainOptions,
   runtime: Runtime,
   file: ChainFile | undefined,
 ): Chain {
@@ -105,22 +132,22 @@ function startChain(
   /** Last block in which a transaction may be included. */
   const lastBlockOf = new WeakMap<Extrinsic, number>();
 
-  const begun = stored === undefined ? beginChain(endowed) : undefined;
-  const genesis = begun?.genesis ?? stored?.snapshot.genesis;
-  const base = begun?.genesis ?? stored?.snapshot.base;
-  if (genesis === undefined || base === undefined) throw new TypeError("a chain has a genesis");
-  state.load(begun?.entries ?? stored?.snapshot.entries ?? []);
+  const first = stored?.snapshot ?? options.snapshot ?? beginChain(endowed);
+  const { genesis } = first;
+  state.load(first.entries);
   byHash.set(genesis.hash, genesis);
-  let head = base;
-  remember(base);
+  let head = first.base;
+  remember(head);
+  /** Milliseconds that the chain's clock is ahead of the machine's. */
+  let aheadMs = 0n;
   for (const { block, changes } of stored?.blocks ?? []) {
     state.apply(changes);
     remember(block);
   }
   let durable = head.number;
-  let tempoApplied = stored === undefined;
+  let tempoApplied = stored === undefined && options.snapshot === undefined;
   let rewriteBytes = fileBytesMax;
-  let finalNumber = Math.max(0, head.number - finalityLagBlocks);
+  let finalNumber = Math.max(first.base.number, head.number - finalityLagBlocks);
   // Writes what was read as a snapshot and the blocks since: the next start reads no more than it must.
   compact();
 
@@ -137,8 +164,8 @@ function startChain(
   function compact(): void {
     const depth = state.history();
     const oldest = recent.get(head.number - depth);
-    if (file === undefined || oldest === undefined || genesis === undefined) return;
-    const snapshot = encodeSnapshot({ genesis, base: oldest, entries: state.entries(depth) });
+    if (file === undefined || oldest === undefined) return;
+    const snapshot = encodeSnapshot({ genesis, base: oldest, entries: [...state.entries(depth)] });
     const blocks = Array.from({ length: depth }, (_, i) => {
       const ago = depth - 1 - i;
       const block = recent.get(head.number - ago);
@@ -160,7 +187,7 @@ function startChain(
   }
 
   function hashOf(number: number): Hex | undefined {
-    const known = recent.get(number)?.hash ?? (number === 0 ? genesis?.hash : undefined);
+    const known = recent.get(number)?.hash ?? (number === 0 ? genesis.hash : undefined);
     if (known !== undefined) return known;
     const hash = state.get(system.BlockHash.keyOf(number));
     return hash && toHex(hash);
@@ -202,7 +229,35 @@ function startChain(
       if (subtensor.Tempo.get(execution, netuid) !== tempo) setTempo(execution, netuid, tempo);
   }
 
-  function produce(): Block {
+  /** Everything that differs between the newest state and `entries`. */
+  function differences(entries: Snapshot["entries"]): Changes {
+    const changes = new Map<Hex, Uint8Array | undefined>();
+    for (const [key] of state.entries(0)) changes.set(key, undefined);
+    for (const [key, value] of entries) {
+      const old = state.get(key);
+      if (old !== undefined && Buffer.compare(old, value) === 0) changes.delete(key);
+      else changes.set(key, value);
+    }
+    return changes;
+  }
+
+  function restore({ base, entries }: Snapshot): void {
+    file?.replace([encodeSnapshot({ genesis, base, entries })]);
+    const changes = differences(entries);
+    state.load(entries);
+    recent.clear();
+    byHash.clear();
+    byHash.set(genesis.hash, genesis);
+    remember(base);
+    pool.clear();
+    unfinal = [];
+    durable = base.number;
+    finalNumber = base.number;
+    for (const listener of blockListeners) listener(base, changes);
+    for (const listener of finalListeners) listener(base);
+  }
+
+  function produce(forced: Changes = new Map()): Block {
     const offered = pool.ready(
       (signer) => system.Account.get(state, signer).nonce,
       BLOCK_EXTRINSICS_MAX,
@@ -216,14 +271,18 @@ function startChain(
       if (dead) refused.add(extrinsic);
       return !dead;
     };
-    const now = BigInt(Date.now());
+    const now = BigInt(Date.now()) + aheadMs;
     const last = timestamp.Now.get(state);
+    const prepare = (execution: Execution) => {
+      applyTempo(execution);
+      for (const [key, value] of forced) execution.set(key, value);
+    };
     const { block, changes, included } = buildBlock(
       { number: head.number, hash: head.hash, state },
       now > last ? now : last + 1n,
       offered,
       isValid,
-      applyTempo,
+      prepare,
       (error) => log?.error({ err: error, block: head.number + 1 }, "chain.call_or_epoch_failed"),
     );
     file?.append(encodeSealedBlock({ block, changes }));
@@ -250,6 +309,23 @@ function startChain(
     return block;
   }
 
+  const upgrades = [{ from: 0, version: SPEC_VERSION }];
+  const specVersionAt = (number: number): number =>
+    upgrades.findLast(({ from }) => from <= number)?.version ?? SPEC_VERSION;
+
+  function retract(): void {
+    if (file !== undefined) throw new TypeError("a chain with a file has no forks");
+    const parent = recent.get(head.number - 1);
+    if (parent === undefined || head.number <= finalNumber)
+      throw new RangeError(`block ${head.number} is final`);
+    recent.delete(head.number);
+    byHash.delete(head.hash);
+    unfinal = unfinal.filter(({ number }) => number < head.number);
+    state.revert();
+    head = parent;
+    durable = parent.number;
+  }
+
   const blockOrThrow = (number: number): Block => {
     const block = recent.get(number) ?? (number === 0 ? genesis : undefined);
     if (block === undefined) throw new RangeError(`block ${number} is not kept`);
@@ -258,6 +334,11 @@ function startChain(
 
   return {
     runtime,
+    versionJson: (number = head.number) => ({
+      ...runtime.versionJson,
+      specVersion: specVersionAt(number),
+    }),
+    upgrade: (version) => void upgrades.push({ from: head.number + 1, version }),
     genesis,
     head: () => head,
     // A lag beyond the kept blocks would point to one that is gone.
@@ -283,7 +364,7 @@ function startChain(
       const birthHash = birth < number ? hashOf(birth) : undefined;
       if (birthHash === undefined)
         throw invalidTransaction("Transaction has an ancient birth block");
-      if (!isSignatureValid(extrinsic, genesis.hash, birthHash))
+      if (!isSignatureValid(extrinsic, genesis.hash, birthHash, specVersionAt(head.number)))
         throw invalidTransaction("Transaction has a bad signature");
       const view = nextView();
       const refusal = objectionTo(extrinsic, view);
@@ -297,6 +378,13 @@ function startChain(
     pending: () => pool.all(),
     nextNonce: (account) => pool.nextNonce(account, system.Account.get(state, account).nonce),
     produce,
+    now: () => timestamp.Now.get(state),
+    travelTo(ms) {
+      aheadMs = ms - BigInt(Date.now());
+    },
+    snapshot: () => ({ genesis, base: head, entries: [...state.entries(0)] }),
+    restore,
+    retract,
     onBlock: (listener) => void blockListeners.push(listener),
     onFinalized: (listener) => void finalListeners.push(listener),
     close: async () => await file?.close(),

@@ -43,6 +43,12 @@ export const devchainSettings = {
     optional: true,
     parse: text,
   },
+  snapshot: {
+    env: "DAYBREAK_DEVCHAIN_SNAPSHOT",
+    help: "JSON file, as dev_snapshot gives it, that a new chain begins with",
+    optional: true,
+    parse: text,
+  },
   blockMs: {
     env: "DAYBREAK_DEVCHAIN_BLOCK_MS",
     help: "milliseconds between blocks; a transaction gets its block at once",

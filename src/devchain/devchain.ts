@@ -3,8 +3,11 @@ import type { Logger } from "../runtime/logger.ts";
 import { ConfigError } from "../runtime/settings.ts";
 import { type Closable, closeAll } from "../runtime/shutdown.ts";
 import { FILE_BYTES_MAX, openChain } from "./chain.ts";
+import type { Snapshot } from "./chain-file.ts";
+import { SLOT_MS } from "./pallets/aura.ts";
 import { type Hex, toHex } from "./scale/bytes.ts";
 import { openRpcServer } from "./server.ts";
+import { readSnapshotJson } from "./snapshot-json.ts";
 
 export interface DevchainOptions {
   /** Address to listen on; a loopback one unless others shall reach it. */
@@ -13,7 +16,10 @@ export interface DevchainOptions {
   readonly port: number;
   /** Folder that keeps the chain; absent, it lives in memory. */
   readonly dataDir?: string | undefined;
-  /** Milliseconds between blocks when nothing happens; a transaction gets its block at once. 0: only then. */
+  /**
+   * Milliseconds between blocks when nothing happens; a transaction gets its block at once. 0: only then, and clients are told
+   * the real chain's 12 seconds.
+   */
   readonly blockMs: number;
   /** Blocks per epoch, of new subnets and, after a start, of those that exist. */
   readonly tempo: number;
@@ -21,6 +27,8 @@ export interface DevchainOptions {
   readonly finalityLagBlocks: number;
   /** Who owns TAO when a chain begins; the first one also has the sudo key. Ignored when the chain exists. */
   readonly endowed: readonly { readonly address: string; readonly rao: bigint }[];
+  /** JSON of a snapshot that a new chain begins with, of whichever chain. Ignored when the chain exists. */
+  readonly snapshot?: unknown;
   readonly log?: Logger;
 }
 
@@ -31,11 +39,15 @@ export interface Devchain extends Closable {
   readonly genesisHash: string;
   /** Makes a block now, whatever the clock says. @returns its number. */
   produceBlock(): number;
+  /** From the next block on the chain has this spec version, as after a runtime upgrade; a restart forgets it. */
+  upgradeRuntime(specVersion: number): void;
+  /** Takes the newest block back; the next one is a fork of it. For chains in memory. @throws RangeError if it is final. */
+  retractBlock(): void;
 }
 
 /**
  * Starts a local chain that looks like Subtensor to its clients: same calls, storage, events, errors and signatures.
- * One process decides alone what a block is, so there is no consensus and no fork.
+ * One process decides alone what a block is, so there is no consensus, and no fork but by `retractBlock`.
  *
  * @throws ConfigError if the folder or the port cannot be used, or an address is wrong.
  */
@@ -45,8 +57,10 @@ export async function openDevchain(options: DevchainOptions): Promise<Devchain> 
     dataDir,
     fileBytesMax: FILE_BYTES_MAX,
     tempo,
+    slotMs: blockMs > 0 ? blockMs : SLOT_MS,
     finalityLagBlocks,
     endowed: options.endowed.map(({ address, rao }) => ({ account: accountOf(address), rao })),
+    snapshot: options.snapshot === undefined ? undefined : snapshotOf(options.snapshot),
     log,
   });
   let timer: NodeJS.Timeout | undefined;
@@ -89,6 +103,8 @@ export async function openDevchain(options: DevchainOptions): Promise<Devchain> 
     port: server.port,
     genesisHash: chain.genesis.hash,
     produceBlock: () => chain.produce().number,
+    upgradeRuntime: (specVersion) => chain.upgrade(specVersion),
+    retractBlock: () => chain.retract(),
     close() {
       closed ??= (async () => {
         clearInterval(timer);
@@ -98,6 +114,14 @@ export async function openDevchain(options: DevchainOptions): Promise<Devchain> 
       return closed;
     },
   };
+}
+
+function snapshotOf(json: unknown): Snapshot {
+  try {
+    return readSnapshotJson(json);
+  } catch (cause) {
+    throw new ConfigError(`the snapshot cannot be used: ${(cause as Error).message}`, { cause });
+  }
 }
 
 function accountOf(address: string): Hex {

@@ -13,7 +13,7 @@ import { sr25519Verify } from "@polkadot/util-crypto/sr25519";
 import { blake2Hex, blake2of256 } from "./hashing.ts";
 import { multiAddress, multiSignature } from "./metadata/runtime-types.ts";
 import type { DecodedCall } from "./pallets/pallet.ts";
-import { SPEC_VERSION, TRANSACTION_VERSION } from "./runtime.ts";
+import { TRANSACTION_VERSION } from "./runtime.ts";
 import {
   expectEnd,
   fromHex,
@@ -111,10 +111,15 @@ export function eraBirthOf(era: Era, number: number): number {
 }
 
 /** @param birthHash hash of block `eraBirthOf`. */
-export function isSignatureValid(extrinsic: Extrinsic, genesisHash: Hex, birthHash: Hex): boolean {
+export function isSignatureValid(
+  extrinsic: Extrinsic,
+  genesisHash: Hex,
+  birthHash: Hex,
+  specVersion: number,
+): boolean {
   const out = openWriter();
   put(out, extrinsic.signedPart);
-  u32.encode(SPEC_VERSION, out);
+  u32.encode(specVersion, out);
   u32.encode(TRANSACTION_VERSION, out);
   put(out, fromHex(genesisHash));
   put(out, fromHex(birthHash));

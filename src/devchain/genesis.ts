@@ -1,6 +1,8 @@
 import { randomBytes } from "node:crypto";
-import { type Block, blockHashOf, openExecution, stateRootOf } from "./block.ts";
+import { blockHashOf, openExecution, stateRootOf } from "./block.ts";
+import type { Snapshot } from "./chain-file.ts";
 import { mint } from "./pallets/balances.ts";
+import { beginBeacon } from "./pallets/drand.ts";
 import { ROOT_NETUID, subtensor } from "./pallets/subtensor/storage.ts";
 import { sudo } from "./pallets/sudo.ts";
 import { EVENTS_KEY, system } from "./pallets/system.ts";
@@ -14,11 +16,8 @@ export interface Endowment {
 
 const NO_HASH: Hex = `0x${"00".repeat(32)}`;
 
-/** Block 0: balances, the root subnet, and the sudo key, which the first account gets. */
-export function beginChain(endowed: readonly Endowment[]): {
-  readonly genesis: Block;
-  readonly entries: Iterable<readonly [Hex, Uint8Array]>;
-} {
+/** Block 0: balances, the root subnet, the randomness beacon, and the sudo key, which the first account gets. */
+export function beginChain(endowed: readonly Endowment[]): Snapshot {
   const execution = openExecution({ get: () => undefined }, 0, raise);
   for (const { account, rao } of endowed) mint(execution, account, rao);
   const [first] = endowed;
@@ -26,6 +25,7 @@ export function beginChain(endowed: readonly Endowment[]): {
   subtensor.NetworksAdded.put(execution, [ROOT_NETUID], true);
   subtensor.TotalNetworks.put(execution, [], 1);
   subtensor.CommitRevealWeightsEnabled.put(execution, [ROOT_NETUID], false);
+  beginBeacon(execution, BigInt(Date.now()));
   const changes = new Map(execution.finish());
   changes.delete(EVENTS_KEY);
   changes.delete(system.EventCount.keyOf());
@@ -42,7 +42,7 @@ export function beginChain(endowed: readonly Endowment[]): {
   const entries = [...changes].flatMap(([key, value]) =>
     value === undefined ? [] : [[key, value] as const],
   );
-  return { genesis, entries };
+  return { genesis, base: genesis, entries };
 }
 
 /** Nothing that genesis does can fail. */

@@ -61,6 +61,8 @@ export interface Pool {
   remove(hash: Hex): Watcher | undefined;
   /** Takes out and tells the watchers of those that can never be included any more. */
   prune(block: number, isDead: (extrinsic: Extrinsic) => boolean): void;
+  /** Drops all and tells their watchers. */
+  clear(): void;
   /** Nonce after the signer's last transaction that is ready, starting from `nonce`. */
   nextNonce(signer: Hex, nonce: number): number;
 }
@@ -138,6 +140,9 @@ export function openPool(): Pool {
         if (block - entry.since > WAIT_BLOCKS_MAX) drop(entry, "dropped");
         else if (isDead(entry.extrinsic)) drop(entry, "invalid");
       }
+    },
+    clear() {
+      for (const entry of byHash.values()) drop(entry, "dropped");
     },
     nextNonce,
   };

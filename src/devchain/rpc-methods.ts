@@ -90,7 +90,7 @@ export function rpcMethods(chain: Chain): Map<string, Method> {
   const storage: Method = ([key, hash]) =>
     valueJson(stateAt(hash).get(hexParam(key, "storage key")));
   const nextIndex: Method = ([account]) => chain.nextNonce(accountParam(account));
-  const runtimeVersion: Method = () => chain.runtime.versionJson;
+  const runtimeVersion: Method = ([hash]) => chain.versionJson(blockAt(hash)?.number);
 
   const methods: Record<string, Method> = {
     account_nextIndex: nextIndex,

@@ -33,11 +33,17 @@ function invalid(what: string): RpcError {
 export const isAbsent = (value: unknown): value is null | undefined =>
   value === undefined || value === null;
 
-/** Bytes as hex, lower-cased so that it can be compared with keys and hashes. @throws RpcError */
+/**
+ * Bytes as hex, lower-cased so that it can be compared with keys and hashes. Substrate nodes take it without 0x too, and the
+ * Python SDK leaves it out.
+ *
+ * @throws RpcError
+ */
 export function hexParam(value: unknown, what: string): Hex {
-  if (typeof value !== "string" || !/^0x(?:[0-9a-fA-F]{2})*$/.test(value))
-    throw invalid(`${what} must be hex with 0x`);
-  return value.toLowerCase() as Hex;
+  if (typeof value !== "string" || !/^(?:0x)?(?:[0-9a-fA-F]{2})*$/.test(value))
+    throw invalid(`${what} must be hex`);
+  const hex = value.toLowerCase();
+  return (hex.startsWith("0x") ? hex : `0x${hex}`) as Hex;
 }
 
 /** @throws RpcError */

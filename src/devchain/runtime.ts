@@ -15,8 +15,10 @@ import {
   multiSignature,
   weight,
 } from "./metadata/runtime-types.ts";
+import { auraPallet } from "./pallets/aura.ts";
 import { balancesPallet } from "./pallets/balances.ts";
 import { commitmentsPallet } from "./pallets/commitments.ts";
+import { drandPallet } from "./pallets/drand.ts";
 import {
   type DecodedCall,
   type Pallet,
@@ -172,6 +174,8 @@ const API_VERSIONS: Readonly<Record<string, number>> = {
   TransactionPaymentApi: 4,
   NeuronInfoRuntimeApi: 1,
   SubnetInfoRuntimeApi: 2,
+  StakeInfoRuntimeApi: 1,
+  SubnetRegistrationRuntimeApi: 1,
   SwapRuntimeApi: 1,
 };
 
@@ -179,10 +183,12 @@ const API_VERSIONS: Readonly<Record<string, number>> = {
  * Puts the pallets together.
  *
  * @param tempo blocks per epoch of new subnets.
+ * @param slotMs time between two blocks, in milliseconds, as clients are told.
  * @param feelessOf reads an extrinsic far enough to say whether its call is free. @throws ScaleError
  */
 export function buildRuntime(
   tempo: number,
+  slotMs: number,
   feelessOf: (extrinsic: Uint8Array, call: Codec<DecodedCall>) => boolean,
 ): Runtime {
   // Utility and Sudo take calls of any pallet, themselves included, so the whole is named before it is known.
@@ -211,13 +217,15 @@ export function buildRuntime(
   });
   const pallets: readonly Pallet[] = [
     systemPallet(eventRecord),
-    timestampPallet,
+    timestampPallet(slotMs),
+    auraPallet(slotMs),
     balancesPallet,
     transactionPaymentPallet,
     subtensorPallet(tempo),
     utilityPallet(call),
     sudoPallet(call),
     commitmentsPallet,
+    drandPallet,
   ];
   const enums = new Map(pallets.map((pallet) => [pallet, palletEnumsOf(pallet)]));
   const outerEnum = (name: string, kind: "calls" | "events" | "errors"): Codec<unknown> =>

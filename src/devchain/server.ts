@@ -6,6 +6,7 @@ import type { Logger } from "../runtime/logger.ts";
 import { ConfigError } from "../runtime/settings.ts";
 import type { Closable } from "../runtime/shutdown.ts";
 import type { Chain } from "./chain.ts";
+import { devMethods } from "./dev-methods.ts";
 import { rpcMethods } from "./rpc-methods.ts";
 import { type Params, RPC_CODES, RpcError } from "./rpc-params.ts";
 import { openSubscriptions, type Subscriber } from "./subscriptions.ts";
@@ -36,7 +37,7 @@ export async function openRpcServer(
   chain: Chain,
   { host, port, log }: { host: string; port: number; log: Logger | undefined },
 ): Promise<RpcServer> {
-  const answer = openAnswering(chain, log);
+  const answer = openAnswering(chain, host, log);
   const http = createServer({ requestTimeout: REQUEST_TIMEOUT_MS }, (request, response) => {
     answerHttp(request, response, answer);
   });
@@ -97,8 +98,8 @@ interface Answering {
   forget(subscriber: Subscriber): void;
 }
 
-function openAnswering(chain: Chain, log: Logger | undefined): Answering {
-  const methods = rpcMethods(chain);
+function openAnswering(chain: Chain, host: string, log: Logger | undefined): Answering {
+  const methods = new Map([...rpcMethods(chain), ...devMethods(chain, host)]);
   const subscriptions = openSubscriptions(chain);
   const names = ["rpc_methods", ...methods.keys(), ...subscriptions.methods].toSorted();
   methods.set("rpc_methods", () => ({ methods: names }));

@@ -10,10 +10,12 @@ export type Changes = ReadonlyMap<Hex, Uint8Array | undefined>;
  * Memory is the current state plus one small map per block of history, however long the chain runs.
  */
 export interface State extends StorageView {
-  /** Adds to the oldest state. Only before the first `apply`. */
+  /** Replaces everything: this is the oldest state now. */
   load(entries: Iterable<readonly [Hex, Uint8Array]>): void;
   /** Applies a block. The oldest history is dropped when there is more than the limit. */
   apply(changes: Changes): void;
+  /** Takes back the newest block. @throws RangeError if none is in the history. */
+  revert(): void;
   /**
    * The state as it was `blocks` blocks ago; 0 is now. Valid until the next `apply`.
    *
@@ -59,6 +61,8 @@ export function openState(historyMax: number): State {
   return {
     get: (key) => current.get(key),
     load(entries) {
+      current.clear();
+      undo.length = 0;
       for (const [key, value] of entries) current.set(key, value);
     },
     apply(changes) {
@@ -70,6 +74,14 @@ export function openState(historyMax: number): State {
       }
       undo.push(replaced);
       if (undo.length > historyMax) undo.shift();
+    },
+    revert() {
+      const replaced = undo.pop();
+      if (replaced === undefined) throw new RangeError("there is no block to take back");
+      for (const [key, value] of replaced) {
+        if (value === undefined) current.delete(key);
+        else current.set(key, value);
+      }
     },
     before(blocks) {
       if (blocks < 0 || blocks > undo.length) return undefined;

@@ -87,8 +87,15 @@ export function openSubscriptions(chain: Chain): Subscriptions {
     notification: "state_runtimeVersion",
     unsubscribe: ["state_unsubscribeRuntimeVersion", "chain_unsubscribeRuntimeVersion"],
     start(push) {
-      push(chain.runtime.versionJson);
-      return () => undefined; // it never changes while the process lives
+      let last = chain.versionJson();
+      push(last);
+      const listener = () => {
+        const next = chain.versionJson();
+        if (next["specVersion"] !== last["specVersion"]) push(next);
+        last = next;
+      };
+      onBlock.add(listener);
+      return () => onBlock.delete(listener);
     },
   };
   const storage: Kind = {

@@ -20,6 +20,7 @@ import { type InferenceDeps, inferenceRoutes } from "./routes/inference.ts";
 import { type KeyDeps, keyRoutes } from "./routes/key.ts";
 import { type ManagementDeps, managementRoutes } from "./routes/keys.ts";
 import { type LedgerDeps, ledgerRoutes } from "./routes/ledger.ts";
+import { type LedgerDepositDeps, ledgerDepositRoutes } from "./routes/ledger-deposits.ts";
 import { type LogDeps, logRoutes } from "./routes/log.ts";
 import { type ModelDeps, modelRoutes } from "./routes/models.ts";
 import { type NetworkDeps, networkRoutes } from "./routes/network.ts";
@@ -27,6 +28,8 @@ import { type OperationDeps, operationRoutes } from "./routes/operations.ts";
 import { type PriceDeps, priceRoutes } from "./routes/price.ts";
 import { type StatementDeps, statementRoutes } from "./routes/statements.ts";
 import { type UsageDeps, usageRoutes } from "./routes/usage.ts";
+import { type WalletDeps, walletRoutes } from "./routes/wallets.ts";
+import { type WithdrawalDeps, withdrawalRoutes } from "./routes/withdrawals.ts";
 
 /** Time a client has to send a whole request, in milliseconds. */
 const REQUEST_TIMEOUT_MS = 120_000;
@@ -48,13 +51,16 @@ export interface GatewayDeps
     KeyDeps,
     ManagementDeps,
     LedgerDeps,
+    LedgerDepositDeps,
     LogDeps,
     ModelDeps,
     NetworkDeps,
     OperationDeps,
     PriceDeps,
     StatementDeps,
-    UsageDeps {
+    UsageDeps,
+    WalletDeps,
+    WithdrawalDeps {
   readonly log: Logger;
   readonly headerBytesMax: number;
 }
@@ -92,12 +98,15 @@ export function buildGateway(deps: GatewayDeps): FastifyInstance {
       inferenceRoutes,
       keyRoutes,
       ledgerRoutes,
+      ledgerDepositRoutes,
       managementRoutes,
       modelRoutes,
       networkRoutes,
       priceRoutes,
       statementRoutes,
       usageRoutes,
+      walletRoutes,
+      withdrawalRoutes,
     ])
       app.register(async (scope) => routes(scope, deps), { prefix });
   }

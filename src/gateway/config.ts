@@ -10,6 +10,7 @@ import {
   type SettingsOf,
   text,
   url,
+  urls,
 } from "../runtime/settings.ts";
 
 /** Settings of `daybreak gateway`. */
@@ -45,10 +46,17 @@ export const gatewaySettings = {
     secret: true,
     parse: text,
   },
+  redisUrl: {
+    env: "REDIS_URL",
+    help: "Redis that several gateways share for rate limits and jobs, redis://… or rediss://…",
+    optional: true,
+    secret: true,
+    parse: text,
+  },
   chain: {
     env: "DAYBREAK_GATEWAY_CHAIN",
-    help: "WebSocket URL of a Subtensor node",
-    parse: url("ws:", "wss:"),
+    help: "WebSocket URL of a Subtensor node; several of one chain, separated by commas, take over from each other",
+    parse: urls("ws:", "wss:"),
   },
   netuid: {
     env: "DAYBREAK_GATEWAY_NETUID",
@@ -83,6 +91,18 @@ export const gatewaySettings = {
     env: "DAYBREAK_GATEWAY_TREASURY",
     help: "public key under which deposit addresses are derived: an ss58 address or 64 hex digits",
     parse: treasury,
+  },
+  hotWallet: {
+    env: "DAYBREAK_GATEWAY_HOT_WALLET",
+    help: "ss58 address that pays withdrawals; the gateway watches it and has no key of it",
+    optional: true,
+    parse: walletAddress,
+  },
+  coldWallet: {
+    env: "DAYBREAK_GATEWAY_COLD_WALLET",
+    help: "ss58 address that deposits are swept to; the gateway watches it and has no key of it",
+    optional: true,
+    parse: walletAddress,
   },
   taoUsd: {
     env: "DAYBREAK_GATEWAY_TAO_USD",
@@ -184,6 +204,11 @@ function taoPrice(value: string): "exchanges" | bigint {
 
 function adminKey(value: string): string {
   if (!/^\S{16,200}$/.test(value)) throw new Error("16 to 200 characters without spaces");
+  return value;
+}
+
+function walletAddress(value: string): string {
+  if (!/^[1-9A-HJ-NP-Za-km-z]{46,49}$/.test(value)) throw new Error("an ss58 address");
   return value;
 }
 

@@ -26,6 +26,9 @@ export function gatewayMetrics(
     readonly requestsUnderWay: () => number;
     readonly bodyBytes: () => number;
     readonly minersServing: () => number;
+    /** 1 when no deposit is credited any more, since the chain contradicts the books. */
+    readonly depositsHalted: () => number;
+    readonly depositsBlock: () => number;
   },
 ): GatewayMetrics {
   const registers = [registry];
@@ -42,6 +45,8 @@ export function gatewayMetrics(
   gauge("daybreak_gateway_requests_under_way", "Inference requests now", gauges.requestsUnderWay);
   gauge("daybreak_gateway_body_bytes", "Bytes of bodies held now", gauges.bodyBytes);
   gauge("daybreak_gateway_miners_serving", "Miners with fresh evidence", gauges.minersServing);
+  gauge("daybreak_gateway_deposits_halted", "1: the deposit scanner halted", gauges.depositsHalted);
+  gauge("daybreak_gateway_deposits_block", "Last block that is booked", gauges.depositsBlock);
   return {
     requests: new Counter({
       name: "daybreak_gateway_requests_total",

@@ -3,25 +3,50 @@ import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import type { Policy } from "../attestation/policy.ts";
 import { budgetOf, findApiKey } from "../billing/accounts.ts";
+import { assignDeposit } from "../billing/assign-deposit.ts";
 import { auditLedger } from "../billing/audit.ts";
+import type { Deposit } from "../billing/deposit.ts";
+import { memoOf } from "../billing/deposit-owner.ts";
 import { createDepositQuote, listQuoteUses, openQuoteOf } from "../billing/deposit-quotes.ts";
-import { listDeposits, openDepositScanner } from "../billing/deposits.ts";
+import {
+  type DepositScanner,
+  listDeposits,
+  listDepositsIn,
+  openDepositScanner,
+} from "../billing/deposits.ts";
 import type { Ledger } from "../billing/ledger.ts";
 import type { TaoPrice } from "../billing/price.ts";
 import { listTicks } from "../billing/price-ticks.ts";
 import { expirePromo, promoBalanceOf } from "../billing/promo.ts";
 import { drawStatement } from "../billing/statements.ts";
+import type { TreasuryWallets } from "../billing/treasury.ts";
 import { readUsage, usageByDay } from "../billing/usage-records.ts";
+import {
+  createWalletChallenge,
+  linkWallet,
+  listWallets,
+  unlinkWallet,
+} from "../billing/wallets.ts";
+import {
+  listRequestedWithdrawals,
+  listWithdrawals,
+  rejectWithdrawal,
+  requestWithdrawal,
+} from "../billing/withdrawals.ts";
 import { encodeAnnouncement } from "../core/commitment.ts";
 import { RouterError } from "../core/errors.ts";
 import { type AccountId, type Hotkey, requestOfGenerationId } from "../core/ids.ts";
 import type { SigningKey } from "../core/jws.ts";
 import { modelOf } from "../core/models.ts";
 import type { Rao } from "../core/money.ts";
+import { chainIdOf } from "../core/sign-in-message.ts";
 import type { Database } from "../runtime/database.ts";
+import { migrateJobs } from "../runtime/job-outbox.ts";
+import { type OpenDispatcher, openJobs } from "../runtime/jobs.ts";
 import type { Logger } from "../runtime/logger.ts";
 import type { Registry } from "../runtime/metrics.ts";
 import { type Closable, closeAll } from "../runtime/shutdown.ts";
+import type { SideKind } from "../usage-log/side-file.ts";
 import { openUsageLogWriter } from "../usage-log/writer.ts";
 import { accountAdmin } from "./account-admin.ts";
 import { buildGateway } from "./app.ts";
@@ -29,22 +54,30 @@ import { type ApiKey, authenticator } from "./auth.ts";
 import { claimsSigner } from "./claims-signer.ts";
 import type { GatewayConfig } from "./config.ts";
 import { gatewayMetrics } from "./gateway-metrics.ts";
+import { openGatewayRun } from "./gateway-run.ts";
+import { jsonRow } from "./json-row.ts";
 import { keyStore } from "./key-store.ts";
 import { keyUsageReader } from "./key-usage.ts";
 import { leafWriter, payerTags } from "./log-leaf.ts";
-import { type LogChain, type LogPublisher, openLogPublisher } from "./log-publisher.ts";
+import {
+  type LogChain,
+  type LogPublisher,
+  logRootQueue,
+  openLogPublisher,
+} from "./log-publisher.ts";
 import { memoryBudget } from "./memory-budget.ts";
 import { type DirectoryChain, openMinerDirectory } from "./miner-directory.ts";
 import { minerRouter } from "./miner-router.ts";
 import { modelList } from "./model-list.ts";
 import type { TopUp } from "./payment-required.ts";
 import { quoteBook } from "./quote-book.ts";
-import { rateLimiter } from "./rate-limit.ts";
+import { localRateLimiter, type RateLimit, type RateLimiter } from "./rate-limit.ts";
 import { openRecovery } from "./recover-requests.ts";
 import { reportSlots } from "./report-slots.ts";
 import { announceRunning, newRunKey } from "./running-gateway.ts";
 import { requestServer } from "./serve-request.ts";
 import { settler } from "./settle-request.ts";
+import { logEnds, migrateGateway, sideStore } from "./shared-log.ts";
 import { sideFiles } from "./side-files.ts";
 import { openValidatorReports, type ReportChain } from "./validator-reports.ts";
 
@@ -57,6 +90,8 @@ const EXPIRE_GRACE_MS = 600_000;
 /** One account may have a quarter of the memory for bodies, so that it cannot shut out the others. */
 const ACCOUNT_SHARE_DIVISOR = 4;
 const READY_TIMEOUT_MS = 2_000;
+/** When to ask again after a price was missing. */
+const PRICE_RETRY_SECONDS = 30;
 /** A key may send this many seconds' worth of its rate at once. */
 const BURST_SECONDS = 10;
 
@@ -66,8 +101,14 @@ export interface GatewayChain {
   readonly log: LogChain;
   readonly reports: ReportChain;
   readonly deposits: Parameters<typeof openDepositScanner>[0]["chain"];
-  /** Deposit address of an account, from its position under the treasury's public key. */
+  /** Deposit address of an account, from its position under the treasury's public key; 0 is the common address. */
   depositAddressOf(accountIndex: number): string;
+  /** Where the operator keeps TAO. */
+  readonly treasury: TreasuryWallets;
+  /** The address with prefix 42 of the same public key. @throws Error if it is no address. */
+  walletAddressOf(address: string): string;
+  /** Whether the wallet signed the text, as wallets sign texts. */
+  verifySignedText(text: string, signature: Uint8Array, address: string): boolean;
 }
 
 export interface GatewayParts {
@@ -96,6 +137,10 @@ export interface GatewayParts {
   /** Hotkey of the gateway's operator: the subnet owner's. */
   readonly hotkey: Hotkey;
   readonly price: TaoPrice;
+  /** Where requests of a key are counted; default: in this process. */
+  readonly rateLimiterOf?: ((limit: RateLimit) => RateLimiter) | undefined;
+  /** Hands jobs out to several gateways; without one, each does those that it finds. */
+  readonly openDispatcher?: OpenDispatcher | undefined;
   readonly log: Logger;
 }
 
@@ -116,16 +161,27 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
   let underWay = 0;
   let draining = false;
   let publisher: LogPublisher | undefined;
+  let scanner: DepositScanner | undefined;
   /** Called when the last request has left. */
   let onIdle: (() => void) | undefined;
 
   try {
+    await migrateJobs(database);
+    await migrateGateway(database);
+    const run = await openGatewayRun(database, signingKey.kid, log);
+    opened.push(run);
+    // An embedded database has one process, whose folder has everything.
+    const shared = database.kind === "postgres" ? sideStore(database, signingKey.kid) : undefined;
     const writer = await openUsageLogWriter({
       directory: logDirectory,
       origin: logOriginOf(parts),
       key: signingKey,
     });
-    const side = sideFiles(logDirectory);
+    const side = sideFiles(logDirectory, shared);
+    const keepSide = async (kind: SideKind, name: string, json: string): Promise<void> => {
+      await writer.putSide(kind, name, json);
+      await shared?.put(kind, name, json);
+    };
     const quotes = quoteBook({
       verifySignature: (message, signature, hotkey) =>
         chain.directory.verifySr25519(message, signature, chain.directory.publicKeyHexOf(hotkey)),
@@ -139,8 +195,7 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
       policy: parts.policy,
       allowPrivate: config.allowPrivateRelays,
       acceptQuotes: (entry, body) => router.acceptQuotes(entry, body),
-      keepEvidence: ({ enclave, evidenceJson }) =>
-        writer.putSide("evidence", enclave, evidenceJson),
+      keepEvidence: ({ enclave, evidenceJson }) => keepSide("evidence", enclave, evidenceJson),
       log,
       nowMs,
     });
@@ -148,7 +203,7 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
     const router = minerRouter({
       directory,
       quotes,
-      keepQuote: (hash, quote) => writer.putSide("quote", hash, JSON.stringify(quote)),
+      keepQuote: (hash, quote) => keepSide("quote", hash, JSON.stringify(quote)),
       markupBps: config.markupBps,
       log,
       nowMs,
@@ -157,6 +212,8 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
       requestsUnderWay: () => underWay,
       bodyBytes: memory.used,
       minersServing: () => directory.serving().length,
+      depositsHalted: () => (scanner?.halted() === undefined ? 0 : 1),
+      depositsBlock: () => scanner?.scannedTo() ?? 0,
     });
     const leafOf = leafWriter(
       claimsSigner("countersign", signingKey),
@@ -249,7 +306,11 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
       bodyBytesMax: config.bodyBytesMax,
       headerBytesMax: config.headerBytesMax,
       auth: authenticator((hash) => findApiKey(database, hash), [parts.adminKey, runKey]),
-      rateLimit: rateLimiter({ perSecond, burst: Math.max(1, perSecond * BURST_SECONDS) }),
+      rateLimit: (parts.rateLimiterOf ?? localRateLimiter)({
+        perSecond,
+        burst: Math.max(1, perSecond * BURST_SECONDS),
+      }),
+      run: run.tag,
       admit,
       serve,
       accounts: accountAdmin(database, nowMs, (index) => chain.depositAddressOf(index)),
@@ -263,13 +324,55 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
       quoteDeposit: (account, nanoUsdPerTao) =>
         createDepositQuote(database, account, nanoUsdPerTao, nowMs()),
       depositMinimumRao: config.depositMinimumTao,
+      memoOf,
       depositsOf: async (account) => {
+        // What was seen is read first: what is booked meanwhile is then in both lists, not in none.
+        const seen = scanner?.seen(account) ?? [];
         const uses = await listQuoteUses(database, account);
-        return (await listDeposits(database, account)).map((deposit) => {
+        return withSeen(seen, await listDeposits(database, account)).map((deposit) => {
           const use = uses.find((one) => one.deposit === deposit.id);
           return { ...jsonRow(deposit), quote: use === undefined ? null : jsonRow(use) };
         });
       },
+      depositsIn: async (state) => (await listDepositsIn(database, state)).map(jsonRow),
+      assignDeposit: async (deposit, account, note) => {
+        await assignDeposit(database, { deposit, account, note });
+        log.warn({ deposit, account }, "deposit.assigned");
+      },
+      walletAddressOf: (address) => chain.walletAddressOf(address),
+      challengeWallet: (account, address) =>
+        createWalletChallenge(database, {
+          account,
+          address,
+          url,
+          chainId: chainIdOf(chain.deposits.genesisHash),
+          nowMs: nowMs(),
+        }),
+      linkWallet: (account, nonce, signature) =>
+        linkWallet(database, {
+          account,
+          nonce,
+          signature,
+          url,
+          nowMs: nowMs(),
+          verify: (text, bytes, address) => chain.verifySignedText(text, bytes, address),
+        }),
+      walletsOf: (account) => listWallets(database, account),
+      unlinkWallet: (account, address) =>
+        unlinkWallet(database, { account, address, nowMs: nowMs() }),
+      requestWithdrawal: async (account, address, amount) => {
+        const rateNanoUsdPerTao = presentRate();
+        if (rateNanoUsdPerTao === undefined)
+          throw new RouterError("overloaded", "There is no price of TAO right now.", {
+            retryAfterSeconds: PRICE_RETRY_SECONDS,
+          });
+        const minimumRao = config.depositMinimumTao as Rao;
+        const order = { account, address, amount, rateNanoUsdPerTao, minimumRao, nowMs: nowMs() };
+        return jsonRow(await requestWithdrawal(database, order));
+      },
+      withdrawalsOf: async (account) => (await listWithdrawals(database, account)).map(jsonRow),
+      requestedWithdrawals: async () => (await listRequestedWithdrawals(database)).map(jsonRow),
+      rejectWithdrawal: (id, note) => rejectWithdrawal(database, { id, note, nowMs: nowMs() }),
       generationOf: (id, account) => ledger.requestOf(requestOfGenerationId(id) ?? id, account),
       auditLedger: async () =>
         (await auditLedger(database)).map(({ name, value, ok }) => ({
@@ -285,6 +388,7 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
       keys: keyStore(database),
       budgetOfKey: (keyId) => budgetOf(database, keyId),
       logDirectory,
+      sideFile: async (kind, name) => await shared?.get(kind, name),
       modelList: () => modelList(router.listedModels(), config.markupBps),
       networkReport: () => reports.latest(),
       miners: () => router.miners(),
@@ -315,6 +419,7 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
     publisher = await openLogPublisher({
       ledger,
       writer,
+      ends: logEnds(database, signingKey.kid),
       chain: chain.log,
       announcement: encodeAnnouncement({
         kind: "gateway",
@@ -326,19 +431,29 @@ export async function openGatewayService(parts: GatewayParts): Promise<GatewaySe
     });
     opened.push(publisher);
     opened.push(
-      await openDepositScanner({
+      await openJobs({
         database,
-        chain: chain.deposits,
-        addressOf: (index) => chain.depositAddressOf(index),
-        rateNanoUsdPerTao: parts.price.rateOf,
-        minimumRao: config.depositMinimumTao as Rao,
+        queues: [logRootQueue(publisher)],
+        openDispatcher: parts.openDispatcher,
         log,
+        metrics: parts.metrics,
       }),
     );
+    scanner = await openDepositScanner({
+      database,
+      chain: chain.deposits,
+      addressOf: (index) => chain.depositAddressOf(index),
+      treasury: chain.treasury,
+      rateNanoUsdPerTao: parts.price.rateOf,
+      minimumRao: config.depositMinimumTao as Rao,
+      log,
+    });
+    opened.push(scanner);
     opened.push(
       openRecovery({
         openHolds: () => ledger.openHolds(),
         isLive: (request) => settle.isLive(request),
+        othersAlive: () => run.others(),
         ledger,
         relays: () => ({
           known: directory.known(),
@@ -450,12 +565,8 @@ function expireLoop(ledger: Ledger, database: Database, log: Logger): Closable {
   };
 }
 
-/** A row with money as decimal strings, as JSON carries it. */
-function jsonRow(row: object): Record<string, unknown> {
-  return Object.fromEntries(
-    Object.entries(row).map(([key, value]: [string, unknown]) => [
-      key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`),
-      typeof value === "bigint" ? value.toString() : (value ?? null),
-    ]),
-  );
+/** Deposits that are only seen, then those that are booked; each once. */
+function withSeen(seen: readonly Deposit[], booked: readonly Deposit[]): Deposit[] {
+  const ids = new Set(booked.map(({ id }) => id));
+  return [...seen.filter(({ id }) => !ids.has(id)), ...booked];
 }

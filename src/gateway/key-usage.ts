@@ -1,5 +1,5 @@
 import type { Queryable } from "../runtime/queryable.ts";
-import type { KeyUsage } from "./routes/key.ts";
+import type { KeyUsage } from "./routes/key-fields.ts";
 
 /** How long an answer is repeated, in milliseconds: the sum reads all requests of the key. */
 const CACHE_MS = 5_000;

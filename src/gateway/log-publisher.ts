@@ -6,11 +6,13 @@ import { type Hotkey, hotkeyOf } from "../core/ids.ts";
 import { CATALOGUE_VERSION } from "../core/models.ts";
 import { countersignatureFromJson } from "../core/receipt.ts";
 import { decodeClaims } from "../core/signed-claims.ts";
+import { JobFailure, type JobQueue } from "../runtime/jobs.ts";
 import type { Logger } from "../runtime/logger.ts";
 import type { Closable } from "../runtime/shutdown.ts";
 import { encodeEpochFile, epochFileHashOf } from "../usage-log/epoch-file.ts";
 import type { UsageLogWriter } from "../usage-log/writer.ts";
 import type { BlockHead } from "./miner-directory.ts";
+import { LOG_ROOT_QUEUE, type LogEnd, type LogEnds } from "./shared-log.ts";
 
 /**
  * How often new leaves are moved from the ledger to the files, in milliseconds. The unfinished tiles and the checkpoint
@@ -47,15 +49,34 @@ export interface LogPublisher extends Closable {
   announced(): boolean;
   /** Resolves when every leaf that is in the ledger now is in the published log. */
   drained(): Promise<void>;
+  /** Brings the root of the last epoch that has ended on the chain. Safe to repeat. @throws JobFailure when it is not there. */
+  publishRoot(): Promise<void>;
+}
+
+/**
+ * The job that every end of an epoch starts: it brings the root on the chain when the gateway that ended the epoch could not.
+ * It is tried for ten minutes; after that, the next epoch's root covers what this one did.
+ */
+export function logRootQueue(publisher: Pick<LogPublisher, "publishRoot">): JobQueue {
+  return {
+    name: LOG_ROOT_QUEUE,
+    attemptsMax: 45,
+    timeoutMs: 120_000,
+    concurrency: 1,
+    retryMs: PUBLISH_RETRY_FIRST_MS,
+    retryMsMax: PUBLISH_RETRY_MAX_MS,
+    run: async () => await publisher.publishRoot(),
+  };
 }
 
 /**
  * Moves leaves from the ledger to the log's files and, when the chain has run an epoch, closes the log's epoch: epoch
- * file, checkpoint, root on the chain.
+ * file, checkpoint, and a job that brings the root on the chain.
  *
- * An epoch ends after the leaves that the ledger holds when its end is seen. Only when that is recorded are requests
- * dispatched for the next one, so no epoch's log holds a receipt of a later epoch. What is recorded never changes, and
- * every step before it can be repeated, so a restart neither skips nor repeats an epoch.
+ * An epoch ends after the leaves that the ledger holds when the first gateway sees its end. Only when that is recorded does a
+ * gateway dispatch requests for the next one, so no epoch's log holds a receipt of a later epoch. What is recorded never
+ * changes, and every step after it gives the same files wherever and however often it is taken, so each gateway of one key has
+ * the whole log, and a restart neither skips nor repeats an epoch.
  */
 export async function openLogPublisher(options: {
   readonly ledger: LogLedger;
@@ -63,13 +84,15 @@ export async function openLogPublisher(options: {
   readonly chain: LogChain;
   /** Field 1 of the commitment. */
   readonly announcement: Uint8Array;
+  readonly ends: LogEnds;
   readonly log: Logger;
 }): Promise<LogPublisher> {
   const { ledger, writer, chain, log } = options;
   const stopping = new AbortController();
   let epochIndex = 0;
+  /** The last epoch that this process has closed. */
+  let closedEpoch = -1;
   let last: Promise<unknown> = Promise.resolve();
-  let publishing: Promise<void> | undefined;
   let announced = false;
 
   /** One change of the log at a time. */
@@ -79,7 +102,7 @@ export async function openLogPublisher(options: {
     return await turn;
   };
 
-  const drainTo = async (size: bigint): Promise<void> => {
+  const appendTo = async (size: bigint): Promise<void> => {
     while (writer.size() < size) {
       const left = size - writer.size();
       const limit = left < BigInt(PAGE_LEAVES) ? Number(left) : PAGE_LEAVES;
@@ -87,43 +110,48 @@ export async function openLogPublisher(options: {
       if (page.length === 0) throw new Error(`the ledger has no leaf ${writer.size()}`);
       await writer.append(page.map(({ leaf }) => Buffer.from(leaf)));
     }
-    await writer.publishCheckpoint();
   };
 
-  const closeEpoch = async (epoch: number, first: bigint): Promise<void> => {
-    const size = await ledger.leafCount();
-    await drainTo(size);
-    const root = writer.root();
+  /** Leaves, tiles and file of an epoch; whichever gateway does this gets the same ones. */
+  const closeEpoch = async ({ epoch, first, size, catalogue }: LogEnd): Promise<void> => {
+    await appendTo(size);
+    await writer.putPartialTiles();
+    const root = Buffer.from(writer.root()).toString("hex");
     const json = encodeEpochFile({
       epoch,
       first,
       size,
-      root,
-      catalogue: CATALOGUE_VERSION,
+      root: writer.root(),
+      catalogue: catalogue ?? CATALOGUE_VERSION,
       sums: await sumsOf(ledger, first, size),
       receipts: Number(size - first),
     });
     await writer.putEpoch(epoch, json);
-    await ledger.closeLogEpoch({
-      epoch,
-      size,
-      root: Buffer.from(root).toString("hex"),
-      sums: epochFileHashOf(json).toString("hex"),
-    });
+    const sums = epochFileHashOf(json).toString("hex");
+    const closed = await ledger.closeLogEpoch({ epoch, size, root, sums });
+    if (closed.root !== root || closed.sums !== sums)
+      throw new Error(`epoch ${epoch} of the log was closed with another root or other sums`);
+    closedEpoch = epoch;
     log.info({ epoch, leaves: Number(size - first) }, "log.epoch_closed");
   };
 
   const drain = async (): Promise<void> => {
-    await drainTo(await ledger.leafCount());
+    const size = await ledger.leafCount();
+    // Only now, see LogEnds: other gateways end epochs as well, and each end needs tiles of its own.
+    for (const end of await options.ends.after(closedEpoch, writer.size())) await closeEpoch(end);
+    await appendTo(size);
+    await writer.publishCheckpoint();
   };
 
-  const seeEpoch = async (atHash: string): Promise<void> => {
+  /** @returns whether this gateway has ended an epoch, and so is to publish its root. */
+  const seeEpoch = async (atHash: string): Promise<boolean> => {
     const index = await chain.epochIndex(atHash);
-    if (index <= epochIndex) return;
-    const [newest] = await ledger.logEpochs(1);
-    if (newest === undefined || newest.epoch < index) await closeEpoch(index, newest?.size ?? 0n);
+    if (index <= epochIndex) return false;
+    const isOurs = await options.ends.decide(index, CATALOGUE_VERSION);
+    await drain();
     // Only now: whatever is dispatched from here on is settled after the epoch's last leaf.
     epochIndex = index;
+    return isOurs;
   };
 
   const wantedFields = async (): Promise<{
@@ -159,14 +187,8 @@ export async function openLogPublisher(options: {
       waitMs = Math.min(waitMs * 2, PUBLISH_RETRY_MAX_MS);
     }
   };
-  const startPublishing = (): void => {
-    publishing = (publishing ?? Promise.resolve()).then(publish);
-  };
-
   const onHead = async (head: BlockHead): Promise<void> => {
-    const before = epochIndex;
-    await inTurn(() => seeEpoch(head.hash));
-    if (epochIndex !== before) startPublishing();
+    if (await inTurn(() => seeEpoch(head.hash))) publishing = publishing.then(publish);
   };
 
   let newestHead: BlockHead | undefined;
@@ -184,7 +206,7 @@ export async function openLogPublisher(options: {
   };
 
   await inTurn(async () => await seeEpoch((await chain.finalizedHead()).hash));
-  if (!(await publishOnce())) startPublishing();
+  let publishing = (await publishOnce()) ? Promise.resolve() : publish();
   const stop = chain.onFinalizedHead((head) => {
     newestHead = head;
     following ??= follow().finally(() => {
@@ -215,6 +237,10 @@ export async function openLogPublisher(options: {
     payingEpoch: () => payingEpochOf(epochIndex),
     announced: () => announced,
     drained: () => inTurn(drain),
+    publishRoot: async () => {
+      await inTurn(drain);
+      if (!(await publishOnce())) throw new JobFailure("the chain did not take the root");
+    },
     close: () => (closing ??= close()),
   };
 }

@@ -5,20 +5,33 @@ import { openLedger } from "../billing/ledger.ts";
 import { fixedPrice, type TaoPrice } from "../billing/price.ts";
 import { openPriceFeed } from "../billing/price-feed.ts";
 import { PRICE_SOURCES } from "../billing/price-sources.ts";
-import { deriveDepositAddress, keypairOf, publicKeyHexOf, verifySr25519 } from "../chain/keys.ts";
+import {
+  canonicalAddressOf,
+  deriveDepositAddress,
+  keypairOf,
+  publicKeyHexOf,
+  verifySignedText,
+  verifySr25519,
+} from "../chain/keys.ts";
+import { openOutboxFile } from "../chain/outbox.ts";
+import { publishCommitment } from "../chain/publish-commitment.ts";
 import { openSubtensor, type Subtensor } from "../chain/subtensor.ts";
 import type { Hotkey, Netuid } from "../core/ids.ts";
 import { formatNano } from "../core/money.ts";
 import { allowsFixedPrice } from "../core/tao-price.ts";
+import { bullmqOnPostgres, bullmqOnRedis } from "../runtime/bullmq.ts";
 import { type Database, openDatabase } from "../runtime/database.ts";
+import type { OpenDispatcher } from "../runtime/jobs.ts";
 import type { Logger } from "../runtime/logger.ts";
 import { Registry } from "../runtime/metrics.ts";
+import { openRedis } from "../runtime/redis.ts";
 import { ConfigError } from "../runtime/settings.ts";
 import { type Closable, closeAll } from "../runtime/shutdown.ts";
 import type { GatewayConfig } from "./config.ts";
 import { type GatewayChain, type GatewayService, openGatewayService } from "./gateway-service.ts";
 import { loadAdminKey, loadSigningKey, readSecretFile } from "./key-files.ts";
 import { openPriceFetch } from "./price-fetch.ts";
+import { sharedRateLimiter } from "./shared-rate-limit.ts";
 
 const CHAIN_CONNECT_TIMEOUT_MS = 15_000;
 
@@ -36,9 +49,12 @@ export async function openGateway(config: GatewayConfig, log: Logger): Promise<G
   const adminKey = loadAdminKey(config.data, config.adminKey, config.adminKeyFile);
   const opened: Closable[] = [];
   try {
+    const outbox = await openOutboxFile(join(config.data, "outbox"));
+    opened.push(outbox);
     const chain = await openSubtensor({
-      endpoint: config.chain,
+      endpoints: config.chain,
       connectTimeoutMs: CHAIN_CONNECT_TIMEOUT_MS,
+      outbox,
       log,
     });
     opened.push(chain);
@@ -53,13 +69,15 @@ export async function openGateway(config: GatewayConfig, log: Logger): Promise<G
       log,
     });
     opened.push(database);
+    const redis = config.redisUrl === undefined ? undefined : openRedis(config.redisUrl, log);
+    if (redis !== undefined) opened.push(redis);
     const metrics = new Registry();
     const ledger = await openLedger({ database, gateway: signingKey.kid, log, metrics });
     opened.push(ledger);
     const price = await openPrice(config.taoUsd, database, metrics, log, opened);
     const service = await openGatewayService({
       config,
-      chain: chainPorts(chain, config.netuid as Netuid, hotkey, treasuryKeyOf(config.treasury)),
+      chain: chainPorts(chain, config, hotkey, treasuryKeyOf(config.treasury)),
       policy,
       database,
       ledger,
@@ -68,6 +86,9 @@ export async function openGateway(config: GatewayConfig, log: Logger): Promise<G
       adminKey,
       hotkey: hotkey.address as Hotkey,
       price,
+      rateLimiterOf:
+        redis === undefined ? undefined : (limit) => sharedRateLimiter(redis, limit, log),
+      openDispatcher: dispatcherOf(config, log),
       log,
     });
     opened.push(service);
@@ -78,6 +99,12 @@ export async function openGateway(config: GatewayConfig, log: Logger): Promise<G
     await closeAll(opened);
     throw error;
   }
+}
+
+/** Who hands jobs out: Redis, or else Postgres; the one process of an embedded database needs nobody. */
+function dispatcherOf(config: GatewayConfig, log: Logger): OpenDispatcher | undefined {
+  if (config.redisUrl !== undefined) return bullmqOnRedis(config.redisUrl, log);
+  return config.databaseUrl === undefined ? undefined : bullmqOnPostgres(config.databaseUrl, log);
 }
 
 /** The price of the exchanges, or the fixed one, nano-USD per TAO. */
@@ -117,13 +144,22 @@ function treasuryKeyOf(treasury: string): string {
   }
 }
 
+function walletOf(address: string | undefined, name: string): string | undefined {
+  try {
+    return address === undefined ? undefined : canonicalAddressOf(address);
+  } catch (cause) {
+    throw new ConfigError(`${name} is not a valid address: ${address}`, { cause });
+  }
+}
+
 /** The chain as the gateway's parts see it: each gets the few functions it calls. */
 function chainPorts(
   chain: Subtensor,
-  netuid: Netuid,
+  config: Pick<GatewayConfig, "netuid" | "hotWallet" | "coldWallet">,
   signer: ReturnType<typeof keypairOf>,
   treasuryKeyHex: string,
 ): GatewayChain {
+  const netuid = config.netuid as Netuid;
   const hotkey = signer.address as Hotkey;
   const finalizedHead = () => chain.finalizedHead();
   const onFinalizedHead: Subtensor["onFinalizedHead"] = (listener) =>
@@ -146,9 +182,7 @@ function chainPorts(
       onFinalizedHead,
       epochIndex: async (atHash) => (await chain.epochOf(netuid, atHash)).index,
       commitment: async () => (await chain.commitmentOf(netuid, hotkey))?.fields,
-      commit: async (fields) =>
-        (await chain.submit({ kind: "set_commitment", netuid, fields }, signer, "inBlock"))
-          .blockHash,
+      commit: async (fields) => (await publishCommitment(chain, netuid, signer, fields)).blockHash,
     },
     reports: {
       metagraph: async () => await chain.metagraph(netuid, (await chain.finalizedHead()).hash),
@@ -158,9 +192,17 @@ function chainPorts(
       genesisHash: chain.genesisHash,
       finalizedHead,
       onFinalizedHead,
+      bestHead: () => chain.bestHead(),
+      onBestHead: (listener) => chain.onBestHead(listener),
       blockHash: (number) => chain.blockHash(number),
       blockFacts: (hash) => chain.blockFacts(hash),
     },
     depositAddressOf: (accountIndex) => deriveDepositAddress(treasuryKeyHex, accountIndex),
+    treasury: {
+      hot: walletOf(config.hotWallet, "DAYBREAK_GATEWAY_HOT_WALLET"),
+      cold: walletOf(config.coldWallet, "DAYBREAK_GATEWAY_COLD_WALLET"),
+    },
+    walletAddressOf: canonicalAddressOf,
+    verifySignedText,
   };
 }

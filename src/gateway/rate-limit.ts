@@ -5,23 +5,22 @@ export interface RateLimit {
   readonly perSecond: number;
 }
 
+/**
+ * Takes one request of a key: 0, or the whole seconds to wait. A promise only when the answer is not known in this process;
+ * it never rejects.
+ */
+export type RateLimiter = (key: string, nowMs: number) => number | Promise<number>;
+
 /** Keys that are remembered; beyond this the longest unused is forgotten, which only ever favours its owner. */
 const BUCKETS_MAX = 10_000;
 
-/**
- * A token bucket per key, in memory.
- *
- * @returns a function that takes one token and yields 0, or the whole seconds to wait when there is none.
- */
-export function rateLimiter(limit: RateLimit): (key: string, nowMs: number) => number {
+/** A token bucket per key, in memory: what one process allows by itself. */
+export function localRateLimiter(limit: RateLimit): (key: string, nowMs: number) => number {
   const buckets = new Map<string, { tokens: number; atMs: number }>();
   return (key, nowMs) => {
     let bucket = buckets.get(key);
     if (bucket === undefined) {
-      if (buckets.size >= BUCKETS_MAX) {
-        const oldest = buckets.keys().next();
-        if (oldest.done !== true) buckets.delete(oldest.value);
-      }
+      forgetOldest(buckets);
       bucket = { tokens: limit.burst, atMs: nowMs };
     } else {
       buckets.delete(key);
@@ -34,4 +33,11 @@ export function rateLimiter(limit: RateLimit): (key: string, nowMs: number) => n
     bucket.tokens -= 1;
     return 0;
   };
+}
+
+/** Makes room for one more entry. */
+export function forgetOldest(map: Map<string, unknown>): void {
+  if (map.size < BUCKETS_MAX) return;
+  const oldest = map.keys().next();
+  if (oldest.done !== true) map.delete(oldest.value);
 }

@@ -1,6 +1,12 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type { OpenHold } from "../billing/ledger.ts";
-import { attemptIdOf, type EnclaveId, type RequestId } from "../core/ids.ts";
+import {
+  attemptIdOf,
+  type EnclaveId,
+  type RequestId,
+  type RunTag,
+  runOfRequest,
+} from "../core/ids.ts";
 import type { SigningKey } from "../core/jws.ts";
 import { modelOf } from "../core/models.ts";
 import { nanoUsd } from "../core/money.ts";
@@ -32,7 +38,10 @@ const RELAYS_AT_ONCE = 16;
 
 interface RecoveryOptions {
   readonly openHolds: () => Promise<readonly OpenHold[]>;
+  /** Whether a request of this process is behind it. */
   readonly isLive: (request: RequestId) => boolean;
+  /** Runs of other gateways that are there: they end their own requests. */
+  readonly othersAlive: () => Promise<ReadonlySet<RunTag>>;
   readonly ledger: SettleLedger;
   /** Relays that can be asked, and whether they are all that announced themselves. */
   readonly relays: () => { readonly known: readonly RelayConnection[]; readonly all: boolean };
@@ -51,7 +60,7 @@ export interface Recovery extends Closable {
 }
 
 /**
- * Looks for open holds that no request of this process is behind, asks the relays for their receipts, and settles by the
+ * Looks for open holds that no request of a living gateway is behind, asks the relays for their receipts, and settles by the
  * latest attempt's; a hold without a receipt is released. The ledger ends every hold once, whoever comes first.
  */
 export function openRecovery(options: RecoveryOptions): Recovery {
@@ -160,7 +169,10 @@ export function openRecovery(options: RecoveryOptions): Recovery {
   };
 
   const round = async (): Promise<void> => {
-    const holds = await options.openHolds();
+    const open = await options.openHolds();
+    // In this order: whoever has made one of these holds was there before, and is missing only if it has died.
+    const others = await options.othersAlive();
+    const holds = open.filter(({ request }) => !others.has(runOfRequest(request)));
     for (const hold of holds.slice(0, HOLDS_PER_ROUND_MAX)) {
       if (stopping.signal.aborted) return;
       try {

@@ -12,6 +12,7 @@ export interface RunningGateway {
 }
 
 const FILE = "running.json";
+/** An audit reads whole tables. */
 const ANSWER_TIMEOUT_MS = 60_000;
 
 /** A key for `announceRunning`. */

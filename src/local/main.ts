@@ -141,7 +141,7 @@ async function openNetwork(
   opened.push(devchain);
   rememberChainPort(directory, devchain.port);
   const chain = await openSubtensor({
-    endpoint: devchain.url,
+    endpoints: [devchain.url],
     connectTimeoutMs: READY_DEADLINE_MS,
     log: logger("local"),
   });

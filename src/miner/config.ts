@@ -1,4 +1,4 @@
-import { integer, type Setting, type SettingsOf, text, url } from "../runtime/settings.ts";
+import { integer, type Setting, type SettingsOf, text, url, urls } from "../runtime/settings.ts";
 import { upstreamList } from "./upstreams.ts";
 
 /** Settings of `daybreak miner`. */
@@ -23,8 +23,8 @@ export const minerSettings = {
   },
   chain: {
     env: "DAYBREAK_MINER_CHAIN",
-    help: "WebSocket URL of a Subtensor node",
-    parse: url("ws:", "wss:"),
+    help: "WebSocket URL of a Subtensor node; several of one chain, separated by commas, take over from each other",
+    parse: urls("ws:", "wss:"),
   },
   netuid: {
     env: "DAYBREAK_MINER_NETUID",

@@ -1,6 +1,9 @@
 import { readFileSync } from "node:fs";
 import { isIPv6 } from "node:net";
+import { join } from "node:path";
 import { type Keypair, keypairOf } from "../chain/keys.ts";
+import { openOutboxFile } from "../chain/outbox.ts";
+import { publishCommitment } from "../chain/publish-commitment.ts";
 import { openSubtensor, type Subtensor } from "../chain/subtensor.ts";
 import { type Hotkey, netuidOf } from "../core/ids.ts";
 import { type SigningKey, signingKey } from "../core/jws.ts";
@@ -64,9 +67,15 @@ async function open(
   const forbidden = checkEnvironment("sim", environment);
   if (forbidden.length > 0) log.warn({ variables: forbidden }, "relay.forbidden_environment");
 
+  // Two relays that append to one file of receipts would lose each other's place in it.
+  const lock = lockDirectory(config.data);
+  opened.push({ close: async () => lock.release() });
+  const outbox = await openOutboxFile(join(config.data, "outbox"));
+  opened.push(outbox);
   const chain = await openSubtensor({
-    endpoint: config.chain,
+    endpoints: config.chain,
     connectTimeoutMs: CHAIN_CONNECT_TIMEOUT_MS,
+    outbox,
     log,
   });
   opened.push(chain);
@@ -76,9 +85,6 @@ async function open(
 
   const upstreams = openUpstreams(upstreamConfigs);
   opened.push(upstreams);
-  // Two relays that append to one file of receipts would lose each other's place in it.
-  const lock = lockDirectory(config.data);
-  opened.push({ close: async () => lock.release() });
   const receipts = await openReceiptStore(config.data, log);
   opened.push(receipts);
   const enclave = bootEnclave({
@@ -152,7 +158,7 @@ async function open(
       {
         read: async () => (await chain.commitmentOf(netuid, hotkey))?.fields,
         publish: async (fields) => {
-          await chain.submit({ kind: "set_commitment", netuid, fields }, keypair);
+          await publishCommitment(chain, netuid, keypair, fields);
         },
       },
       log,

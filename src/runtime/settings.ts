@@ -97,6 +97,20 @@ export function url(...protocols: readonly string[]): (text: string) => string {
   };
 }
 
+/** URLs in one list. */
+const URLS_MAX = 8;
+
+/** As `url`, but 1 to 8 of them, separated by commas. */
+export function urls(...protocols: readonly string[]): (text: string) => readonly string[] {
+  const one = url(...protocols);
+  return (value) => {
+    const list = value.split(",").map((part) => part.trim());
+    if (list.length > URLS_MAX) throw new Error(`at most ${URLS_MAX} URLs`);
+    if (new Set(list).size < list.length) throw new Error("a list without repetition");
+    return list.map(one);
+  };
+}
+
 /** `true` or `false`. */
 export function flag(value: string): boolean {
   if (value !== "true" && value !== "false") throw new Error("true or false");

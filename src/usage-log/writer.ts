@@ -31,6 +31,8 @@ export interface UsageLogWriter {
    * a file cannot be written.
    */
   append(leaves: readonly Uint8Array[]): Promise<void>;
+  /** Writes the partial tiles of the tree as it is, so that they are there for whoever reads the log at this size later. */
+  putPartialTiles(): Promise<void>;
   /**
    * Writes the partial tiles, then signs and replaces the checkpoint.
    *
@@ -97,11 +99,8 @@ export async function openUsageLogWriter(options: UsageLogOptions): Promise<Usag
     tail = next;
   };
 
-  const publishCheckpoint = async (): Promise<void> => {
+  const putPartialTiles = async (): Promise<void> => {
     const { size } = tail.edge;
-    if (signed !== undefined && size < signed.size)
-      throw new Error(`the log has ${size} leaves again, but ${signed.size} were signed`);
-    if (signed?.size === size) return;
     for (const { level, index, width } of partialTilesOf(size)) {
       if (width === 0) continue;
       const hashes = Buffer.concat(tail.levels[level] ?? []);
@@ -111,6 +110,14 @@ export async function openUsageLogWriter(options: UsageLogOptions): Promise<Usag
       const path = tilePath("entries", size / WIDTH, tail.entries.length);
       await writeFileSafely(directory, path, encodeEntries(tail.entries), false);
     }
+  };
+
+  const publishCheckpoint = async (): Promise<void> => {
+    const { size } = tail.edge;
+    if (signed !== undefined && size < signed.size)
+      throw new Error(`the log has ${size} leaves again, but ${signed.size} were signed`);
+    if (signed?.size === size) return;
+    await putPartialTiles();
     const next = { origin, size, root: rootOf(tail.edge) };
     await writeFileSafely(directory, "checkpoint", Buffer.from(signCheckpoint(next, key)), true);
     signed = next;
@@ -120,6 +127,7 @@ export async function openUsageLogWriter(options: UsageLogOptions): Promise<Usag
     size: () => tail.edge.size,
     root: () => rootOf(tail.edge),
     append: (leaves) => inTurn(() => append(leaves)),
+    putPartialTiles: () => inTurn(putPartialTiles),
     publishCheckpoint: () => inTurn(publishCheckpoint),
     putEpoch: (epoch, json) =>
       inTurn(() => writeFileSafely(directory, epochPath(epoch), Buffer.from(json), true)),

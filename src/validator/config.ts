@@ -1,6 +1,6 @@
 import { simulatedTeeImages, simulatedTeeRoot } from "../attestation/simulated/settings.ts";
 import { FIXED_PRICE_FORM, parseFixedPrice } from "../core/tao-price.ts";
-import { integer, type Setting, type SettingsOf, text, url } from "../runtime/settings.ts";
+import { integer, type Setting, type SettingsOf, text, url, urls } from "../runtime/settings.ts";
 
 /** Settings of `daybreak validator`. */
 export const validatorSettings = {
@@ -30,8 +30,8 @@ export const validatorSettings = {
   },
   chain: {
     env: "DAYBREAK_VALIDATOR_CHAIN",
-    help: "WebSocket URL of a Subtensor node",
-    parse: url("ws:", "wss:"),
+    help: "WebSocket URL of a Subtensor node; several of one chain, separated by commas, take over from each other",
+    parse: urls("ws:", "wss:"),
   },
   netuid: {
     env: "DAYBREAK_VALIDATOR_NETUID",

@@ -69,8 +69,13 @@ export interface ValidatorChain {
   /** Rao of TAO per alpha; 0 while there was no subnet. */
   alphaPriceRao(atHash: string): Promise<bigint>;
   commitmentFields(hotkey: Hotkey, atHash: string): Promise<readonly Uint8Array[]>;
-  /** @returns the block, or the chain's own name for why it refused. */
+  /**
+   * Sets the weights of an epoch at most once, also over restarts: what is under way for it is waited for.
+   *
+   * @returns the block, or the chain's own name for why it refused.
+   */
   setWeights(
+    epoch: number,
     weights: readonly number[],
     versionKey: bigint,
   ): Promise<{ ok: true; block: number } | { ok: false; refusal: string }>;
@@ -253,7 +258,7 @@ export async function openEpochLoop(options: EpochLoopOptions): Promise<EpochLoo
       log.warn({ epoch: pending.epoch }, "weights.nobody_left");
       return;
     }
-    const outcome = await chain.setWeights(weights, subnet.weightsVersionKey);
+    const outcome = await chain.setWeights(pending.epoch, weights, subnet.weightsVersionKey);
     options.onWeights?.(outcome.ok ? "set" : "refused");
     if (!outcome.ok) {
       log.warn({ epoch: pending.epoch, refusal: outcome.refusal }, "weights.refused");

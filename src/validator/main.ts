@@ -1,5 +1,6 @@
 import { readFileSync } from "node:fs";
 import { isIPv6 } from "node:net";
+import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { localPolicy, type Policy } from "../attestation/policy.ts";
 import { SIMULATED_IMAGE } from "../attestation/simulated/image.ts";
@@ -11,6 +12,8 @@ import {
   verifySr25519,
 } from "../chain/keys.ts";
 import { type Metagraph } from "../chain/metagraph.ts";
+import { openOutboxFile } from "../chain/outbox.ts";
+import { publishCommitment } from "../chain/publish-commitment.ts";
 import { openSubtensor, type Subtensor } from "../chain/subtensor.ts";
 import { encodeAnnouncement } from "../core/commitment.ts";
 import { type Hotkey, type Netuid, netuidOf } from "../core/ids.ts";
@@ -66,9 +69,15 @@ async function open(config: ValidatorConfig, log: Logger, opened: Closable[]): P
     (config.apiKeyFile === undefined ? undefined : readKeyFile(config.apiKeyFile, "API key"));
   const netuid = netuidOf(config.netuid);
   if (netuid === undefined) throw new ConfigError(`${config.netuid} is not the number of a subnet`);
+  // Two validators that step one ledger would count an epoch twice, or not at all.
+  const lock = lockDirectory(config.data);
+  opened.push({ close: async () => lock.release() });
+  const outbox = await openOutboxFile(join(config.data, "outbox"));
+  opened.push(outbox);
   const subtensor = await openSubtensor({
-    endpoint: config.chain,
+    endpoints: config.chain,
     connectTimeoutMs: CHAIN_CONNECT_TIMEOUT_MS,
+    outbox,
     log,
   });
   opened.push(subtensor);
@@ -78,9 +87,6 @@ async function open(config: ValidatorConfig, log: Logger, opened: Closable[]): P
     );
   checkSubnet(await metagraphOf(subtensor, netuid), hotkey);
 
-  // Two validators that step one ledger would count an epoch twice, or not at all.
-  const lock = lockDirectory(config.data);
-  opened.push({ close: async () => lock.release() });
   const metrics = validatorMetrics();
   const logFetch = openLogFetch();
   opened.push(logFetch);
@@ -168,9 +174,10 @@ function chainOf(subtensor: Subtensor, netuid: Netuid, keypair: Keypair): Valida
     },
     commitmentFields: async (hotkey, atHash) =>
       (await subtensor.commitmentOf(netuid, hotkey, atHash))?.fields ?? [],
-    setWeights: async (weights, versionKey) => {
+    setWeights: async (epoch, weights, versionKey) => {
       try {
-        const { blockNumber } = await subtensor.submit(
+        const { blockNumber } = await subtensor.submitOnce(
+          `weights/${netuid}/${keypair.address}/${epoch}`,
           { kind: "set_weights", netuid, uids: weights.map((_, uid) => uid), weights, versionKey },
           keypair,
         );
@@ -233,7 +240,7 @@ function openAnnouncement(
       try {
         const published = await subtensor.commitmentOf(netuid, keypair.address as Hotkey);
         if (Buffer.compare(published?.fields[0] ?? Buffer.alloc(0), field) === 0) return;
-        await subtensor.submit({ kind: "set_commitment", netuid, fields: [field] }, keypair);
+        await publishCommitment(subtensor, netuid, keypair, [field]);
         log.info({ url }, "validator.announced");
         return;
       } catch (error) {

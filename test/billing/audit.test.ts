@@ -1,17 +1,38 @@
 import assert from "node:assert/strict";
+import { randomUUID } from "node:crypto";
 import { after, before, describe, test } from "node:test";
-import { createApiKey, limitKey } from "../../src/billing/accounts.ts";
+import { createAccount, createApiKey, limitKey } from "../../src/billing/accounts.ts";
+import { assignDeposit } from "../../src/billing/assign-deposit.ts";
 import { auditLedger } from "../../src/billing/audit.ts";
+import { memoOf } from "../../src/billing/deposit-owner.ts";
 import { type Ledger, openLedger } from "../../src/billing/ledger.ts";
 import { expirePromo, grantPromo } from "../../src/billing/promo.ts";
-import { newRequestId, type RequestId } from "../../src/core/ids.ts";
+import { type AccountId, newRequestId, type RequestId } from "../../src/core/ids.ts";
 import { nanoUsd } from "../../src/core/money.ts";
 import { type Database, openDatabase } from "../../src/runtime/database.ts";
 import { fundedAccount, holdOrder, settleOrder, silent } from "./stores.ts";
 
 const ROLL_BACK = new Error("rolled back");
 
+/** A credited deposit that nobody sent. */
+const FORGED = [
+  "deposits that differ from what was taken in",
+  "deposits to an address that is not their account's",
+];
+
+/** Credits a deposit of 5 rao with 7 nano-USD. */
+function creditOf(id: string): string {
+  return `
+  SELECT ledger.post('credit:${id}', 'credit', NULL, NULL, ARRAY[2, 1]::smallint[],
+    ARRAY[ledger.system_acct(2, 70), ledger.system_acct(1, 40)],
+    ARRAY[ledger.system_acct(2, 40), (SELECT ledger.acct_of(10, account) FROM ledger.deposit WHERE id = '${id}')],
+    ARRAY[5, 7]);
+  UPDATE ledger.deposit SET state = 'credited', rate = 1, amount_nusd = 7, credited_at = now() WHERE id = '${id}'`;
+}
+
 interface Ids {
+  /** An account without deposits. */
+  readonly account: AccountId;
   readonly open: RequestId;
   readonly settled: RequestId;
   /** Settled as well. */
@@ -69,8 +90,76 @@ const DAMAGES: readonly {
   },
   {
     damage: () => `INSERT INTO ledger.deposit
-      SELECT 'd', id, 'credited', 1, 'b', 0, 1, 's', 'x', 1, 1, 1, now() FROM ledger.account LIMIT 1`,
-    broken: ["deposits that differ from their credits"],
+      SELECT 'd', id, 'credited', 1, 'b', 0, 1, 's', 'x', 1, 1, 1, now(), 'address' FROM ledger.account LIMIT 1`,
+    broken: ["deposits that differ from their credits", ...FORGED],
+  },
+  {
+    damage: () =>
+      `INSERT INTO ledger.journal (id, kind, cause) VALUES ('${randomUUID()}', 'deposit', 'dep:none')`,
+    broken: ["deposits that differ from what was taken in"],
+  },
+  {
+    damage: () => "UPDATE ledger.deposit SET amount_rao = 6 WHERE id = 'common'",
+    broken: [
+      "rao in suspense without a deposit that waits",
+      "deposits that differ from what was taken in",
+    ],
+  },
+  {
+    damage: ({ account }) =>
+      `${creditOf("wallet")}; UPDATE ledger.deposit SET account = '${account}' WHERE id = 'wallet'`,
+    broken: [
+      "deposits credited to another account than their own",
+      "deposits from wallets that were never linked to their account",
+    ],
+  },
+  ...["address = 'elsewhere'", "address = 'own'"].map((change) => ({
+    damage: () => `UPDATE ledger.deposit SET ${change} WHERE id = 'common'`,
+    broken: ["deposits to an address that is not their account's"],
+  })),
+  {
+    damage: () => "UPDATE ledger.deposit SET memo = 'daybreak:another' WHERE id = 'memo'",
+    broken: ["deposits by memo whose memo names another account"],
+  },
+  {
+    damage: ({ account }) => `UPDATE ledger.linked_wallet SET account = '${account}'`,
+    broken: [
+      "deposits from wallets that were never linked to their account",
+      "linked wallets whose signed text names another account or address",
+    ],
+  },
+  {
+    damage: ({ account }) =>
+      `UPDATE ledger.deposit SET account = '${account}' WHERE id = 'assigned'`,
+    broken: ["deposits that differ from the operator's decisions"],
+  },
+  {
+    damage: () =>
+      "UPDATE ledger.deposit SET account = NULL, attribution = NULL, state = 'suspense' WHERE id = 'assigned'",
+    broken: ["deposits that differ from the operator's decisions"],
+  },
+  {
+    damage: ({ account }) => `INSERT INTO ledger.wallet_challenge
+      VALUES ('nonce', 'link', '${account}', 'wallet', 'domain', 'message', 1, 2)`,
+    broken: ["challenges that could be used a second time"],
+  },
+  ...["amount_nusd = 3", "state = 'rejected', note = '', ended_ms = 1"].map((change) => ({
+    damage: () => `UPDATE ledger.withdrawal SET ${change} WHERE id = 'wd_requested'`,
+    broken: [
+      "withdrawals that differ from their journals",
+      "USD owed to withdrawals that nobody requested",
+    ],
+  })),
+  ...[
+    "block_number = NULL, block_hash = NULL, event_index = NULL, state = 'rejected', note = ''",
+    "amount_rao = 3",
+  ].map((change) => ({
+    damage: () => `UPDATE ledger.withdrawal SET ${change} WHERE id = 'wd_paid'`,
+    broken: ["withdrawals that differ from their journals"],
+  })),
+  {
+    damage: () => "UPDATE ledger.withdrawal SET address = 'another' WHERE id = 'wd_paid'",
+    broken: ["wallets that were paid more than they paid in"],
   },
   {
     damage: () => "UPDATE ledger.log_head SET size = size + 1",
@@ -162,13 +251,65 @@ const DAMAGES: readonly {
   })),
 ];
 
+/** One deposit in suspense of each kind, 5 rao each, and the wallet that one came from. */
+async function fillDeposits(database: Database, account: AccountId): Promise<void> {
+  await database.query(
+    "INSERT INTO ledger.deposit_address (address, account) VALUES ('common', NULL), ('own', $1)",
+    [account],
+  );
+  await database.query(
+    "INSERT INTO ledger.linked_wallet VALUES ('nonce', 'wallet', $1::text, 'wallet nonce ' || $1::text, $2, 1)",
+    [account, new Uint8Array(64)],
+  );
+  for (const { id, attribution, memo } of [
+    { id: "common" },
+    { id: "memo", attribution: "memo", memo: memoOf(account) },
+    { id: "wallet", attribution: "wallet" },
+    { id: "credited", attribution: "wallet" },
+    { id: "assigned" },
+  ]) {
+    await database.query(
+      `SELECT ledger.post('dep:' || $1, 'deposit', NULL, NULL, ARRAY[2]::smallint[],
+         ARRAY[ledger.system_acct(2, 51)], ARRAY[ledger.system_acct(2, 70)], ARRAY[5])`,
+      [id],
+    );
+    await database.query(
+      `INSERT INTO ledger.deposit (id, account, attribution, state, block_number, block_hash, event_index, block_ms,
+                                   sender, address, amount_rao, memo)
+         VALUES ($1, $2, $3, $4, 1, 'block', 0, 1, 'wallet', 'common', 5, $5)`,
+      [
+        id,
+        attribution === undefined ? undefined : account,
+        attribution,
+        attribution === undefined ? "suspense" : "finalized",
+        memo,
+      ],
+    );
+  }
+  await assignDeposit(database, { deposit: "assigned", account, note: "" });
+  await database.exec(creditOf("credited"));
+  for (const id of ["wd_requested", "wd_paid", "wd_rejected"]) {
+    const [row] = await database.query(
+      "SELECT ledger.request_withdrawal($1, $2, 'wallet', 2, 1, 2, 1, 5) AS verdict",
+      [id, account],
+    );
+    assert.deepEqual(row, { verdict: "requested" });
+    if (id === "wd_paid")
+      await database.query(
+        "SELECT ledger.pay_withdrawal(ARRAY['wd_paid'], 'wallet', 2, 50, 1, 'block', 0, 1) AS id",
+      );
+    if (id === "wd_rejected")
+      await database.query("SELECT ledger.reject_withdrawal($1, '', 1)", [id]);
+  }
+}
 /** A credited deposit of 5 rao at 400 USD per TAO, and a quote that it used for 4 of them. */
 const QUOTED_DEPOSIT = `
   SELECT ledger.post('dep:q', 'deposit', NULL, NULL, ARRAY[2]::smallint[],
     ARRAY[ledger.system_acct(2, 51)], ARRAY[ledger.system_acct(2, 70)], ARRAY[5]::bigint[]);
-  INSERT INTO ledger.deposit (id, account, state, block_number, block_hash, event_index, block_ms, sender, address,
-                              amount_rao, rate, amount_nusd, credited_at)
-    SELECT 'q', id, 'credited', 1, 'b', 0, 15, 's', 'x', 5, 400000000000, 1984, now() FROM ledger.account LIMIT 1;
+  INSERT INTO ledger.deposit (id, account, attribution, state, block_number, block_hash, event_index, block_ms, sender,
+                              address, amount_rao, rate, amount_nusd, credited_at)
+    SELECT 'q', account, 'address', 'credited', 1, 'b', 0, 15, 's', 'own', 5, 400000000000, 1984, now()
+      FROM ledger.deposit_address WHERE address = 'own';
   SELECT ledger.post('credit:q', 'credit', NULL, NULL, ARRAY[2, 1]::smallint[],
     ARRAY[ledger.system_acct(2, 70), ledger.system_acct(1, 40)],
     ARRAY[ledger.system_acct(2, 40), ledger.acct_of(10, account)], ARRAY[5, 1984]::bigint[])
@@ -204,7 +345,10 @@ describe("auditLedger()", () => {
     assert.deepEqual(await ledger.hold(promo), { ok: true, promo: true });
     await ledger.settle(settleOrder(promo.request, 50n, 40n));
     await expirePromo(database, expiresMs);
+    await fillDeposits(database, account);
+    const idle = await createAccount(database, { name: "idle" });
     ids = {
+      account: idle.id,
       open: open.request,
       settled: settled.request,
       second: second.request,

@@ -16,7 +16,7 @@ import { type Database, openDatabase } from "../../src/runtime/database.ts";
 import { ConfigError } from "../../src/runtime/settings.ts";
 import { findPostgres, silent, startPostgres, temporaryFolder } from "./stores.ts";
 
-const ROUNDS = 3;
+const ROUNDS = 2;
 const POWER_LOSSES = 2;
 const WRITER = fileURLToPath(new URL("./crash-writer.ts", import.meta.url));
 /** How long a writer writes before the crash, ms: at least, and at most this much more. */

@@ -3,13 +3,13 @@ import { after, before, describe, test } from "node:test";
 import { setTimeout as delay } from "node:timers/promises";
 import { createAccount } from "../../src/billing/accounts.ts";
 import { auditLedger } from "../../src/billing/audit.ts";
+import type { DepositChain } from "../../src/billing/deposit.ts";
 import {
   createDepositQuote,
   listQuoteUses,
   priceDeposit,
 } from "../../src/billing/deposit-quotes.ts";
 import {
-  type DepositChain,
   type DepositScanner,
   listDeposits,
   openDepositScanner,
@@ -50,6 +50,8 @@ function openTimedChain(name: string) {
       listeners.add(call);
       return () => listeners.delete(call);
     },
+    bestHead: () => Promise.resolve(head()),
+    onBestHead: () => () => undefined,
     blockHash: (number) =>
       Promise.resolve(number < blocks.length ? headOf(number).hash : undefined),
     blockFacts: (hash) => {
@@ -58,7 +60,13 @@ function openTimedChain(name: string) {
       return Promise.resolve({
         head: headOf(number),
         timestampMs: atMs,
-        transfers: transfers.map((transfer, i) => ({ ...transfer, from: "sender", eventIndex: i })),
+        fees: [],
+        transfers: transfers.map((transfer, i) => ({
+          ...transfer,
+          from: "sender",
+          eventIndex: i,
+          memos: [],
+        })),
       });
     },
   };
@@ -321,8 +329,9 @@ if (bin === undefined) {
           [0, 1].map(async (k) => {
             const deposit = `race:${i}:${j}:${k}`;
             await each.query(
-              `INSERT INTO ledger.deposit (id, account, state, block_number, block_hash, event_index, block_ms, sender, address, amount_rao)
-                 VALUES ($1, $2, 'finalized', 1, $1, 0, $3, 'sender', $4, $5)`,
+              `INSERT INTO ledger.deposit (id, account, attribution, state, block_number, block_hash, event_index, block_ms, sender,
+                                           address, amount_rao)
+                 VALUES ($1, $2, 'address', 'finalized', 1, $1, 0, $3, 'sender', $4, $5)`,
               [deposit, id, atMs, address, TAO],
             );
             return await each.transaction(

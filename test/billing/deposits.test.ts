@@ -3,9 +3,8 @@ import { after, before, describe, test } from "node:test";
 import { setTimeout as delay } from "node:timers/promises";
 import { createAccount } from "../../src/billing/accounts.ts";
 import { auditLedger } from "../../src/billing/audit.ts";
+import type { Deposit, DepositChain } from "../../src/billing/deposit.ts";
 import {
-  type Deposit,
-  type DepositChain,
   type DepositScanner,
   type DepositScannerOptions,
   listDeposits,
@@ -51,6 +50,9 @@ function openFakeChain(genesisHash: string) {
       listeners.add(call);
       return () => listeners.delete(call);
     },
+    // Everything is final here: nothing is to be seen before.
+    bestHead: () => Promise.resolve(headOf(0)),
+    onBestHead: () => () => undefined,
     blockHash: (number) => Promise.resolve(blocks[number]?.hash),
     blockFacts: (hash) => {
       reads += 1;
@@ -59,7 +61,12 @@ function openFakeChain(genesisHash: string) {
       return Promise.resolve({
         head: headOf(number),
         timestampMs: number * 12_000,
-        transfers: transfers.map((transfer, i) => ({ eventIndex: i * 3, ...transfer })),
+        fees: [],
+        transfers: transfers.map((transfer, i) => ({
+          eventIndex: i * 3,
+          memos: [],
+          ...transfer,
+        })),
       });
     },
   };

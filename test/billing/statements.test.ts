@@ -237,9 +237,13 @@ async function credit(database: Database, account: AccountId, amount: bigint): P
     [id, amount],
   );
   await database.query(
-    `INSERT INTO ledger.deposit (id, account, state, block_number, block_hash, event_index, block_ms, sender, address,
-                                 amount_rao, rate, amount_nusd, credited_at)
-       VALUES ($1, $2, 'credited', 1, 'b', 0, 1, 's', 'x', $3, 1000000000, $3, now())`,
+    "INSERT INTO ledger.deposit_address (address, account) VALUES ('of ' || $1, $1) ON CONFLICT DO NOTHING",
+    [account],
+  );
+  await database.query(
+    `INSERT INTO ledger.deposit (id, account, attribution, state, block_number, block_hash, event_index, block_ms, sender,
+                                 address, amount_rao, rate, amount_nusd, credited_at)
+       VALUES ($1, $2, 'address', 'credited', 1, 'b', 0, 1, 's', 'of ' || $2, $3, 1000000000, $3, now())`,
     [id, account, amount],
   );
   await database.query(

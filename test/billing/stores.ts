@@ -169,7 +169,7 @@ export async function startPostgres(bin: string, parent?: string): Promise<Postg
     if (server.exitCode !== null || server.signalCode !== null) return;
     const children = readFileSync(`/proc/${server.pid}/task/${server.pid}/children`, "utf8");
     server.kill("SIGKILL");
-    for (const pid of children.trim().split(" ").map(Number)) {
+    for (const pid of children.match(/\d+/g)?.map(Number) ?? []) {
       try {
         process.kill(pid, "SIGKILL");
       } catch {

@@ -37,7 +37,7 @@ test("readBlockFacts() credits successful extrinsics and hooks, never failed ext
   const to = freshKeypair().address;
   const { blockHash } = await chain.submit({ kind: "transfer", to, rao: TAO }, ALICE);
   const connection = await openConnection({
-    endpoint: url,
+    endpoints: [url],
     connectTimeoutMs: CONNECT_TIMEOUT_MS,
     log: LOG,
   });

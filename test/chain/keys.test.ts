@@ -3,10 +3,12 @@ import { test } from "node:test";
 import { encodeAddress } from "@polkadot/util-crypto";
 import {
   addressOf,
+  canonicalAddressOf,
   deriveDepositAddress,
   keypairOf,
   newSecret,
   publicKeyHexOf,
+  verifySignedText,
   verifySr25519,
 } from "../../src/chain/keys.ts";
 
@@ -52,6 +54,26 @@ test("deriveDepositAddress() refuses indices and keys that are none", () => {
   for (const key of ["", "0x", `0x${ALICE_HEX}`, ALICE_HEX.slice(2), ALICE]) {
     assert.throws(() => deriveDepositAddress(key, 0));
   }
+});
+
+test("verifySignedText() accepts a text as it is and as wallets wrap it, under any prefix, and no other", () => {
+  const pair = keypairOf(newSecret());
+  const key = Buffer.from(pair.publicKeyHex, "hex");
+  for (const signed of ["text", "<Bytes>text</Bytes>"]) {
+    const signature = pair.sign(Buffer.from(signed));
+    for (const prefix of [0, 2, 42])
+      assert(verifySignedText("text", signature, encodeAddress(key, prefix)), signed);
+    assert(!verifySignedText("text.", signature, pair.address));
+    assert(!verifySignedText("text", signature, ALICE));
+    assert(!verifySignedText("text", signature.subarray(1), pair.address));
+  }
+  assert(!verifySignedText("text", pair.sign(Buffer.from("<Bytes>text")), pair.address));
+});
+
+test("canonicalAddressOf() gives one text for one key", () => {
+  for (const prefix of [0, 2, 42])
+    assert.equal(canonicalAddressOf(encodeAddress(Buffer.from(ALICE_HEX, "hex"), prefix)), ALICE);
+  assert.throws(() => canonicalAddressOf(ALICE_HEX));
 });
 
 test("verifySr25519() accepts exactly the signed bytes", () => {

@@ -41,7 +41,7 @@ export async function openChainAndClient(
 ): Promise<{ url: string; chain: Subtensor }> {
   const node = await openLocalChain(options);
   const chain = await openSubtensor({
-    endpoint: node.url,
+    endpoints: [node.url],
     connectTimeoutMs: CONNECT_TIMEOUT_MS,
     log: LOG,
   });

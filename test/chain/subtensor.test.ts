@@ -282,7 +282,7 @@ test("openSubtensor() prints nothing and close() is idempotent and ends all call
   }
   const { url, chain } = await openChainAndClient(t);
   const second = await openSubtensor({
-    endpoint: url,
+    endpoints: [url],
     connectTimeoutMs: CONNECT_TIMEOUT_MS,
     log: LOG,
   });

@@ -4,6 +4,7 @@ import { TypeRegistry } from "@polkadot/types";
 import { u8aToHex } from "@polkadot/util";
 import fc from "fast-check";
 import { isFeeless } from "../../src/devchain/extrinsics.ts";
+import { SLOT_MS } from "../../src/devchain/pallets/aura.ts";
 import { buildRuntime } from "../../src/devchain/runtime.ts";
 import { openReader, ScaleError } from "../../src/devchain/scale/bytes.ts";
 import {
@@ -104,7 +105,7 @@ test("decode() refuses what is short, long, out of range or unknown, and nothing
 });
 
 test("decoding random bytes as a call gives a call or a ScaleError", () => {
-  const { call } = buildRuntime(360, isFeeless);
+  const { call } = buildRuntime(360, SLOT_MS, isFeeless);
   let calls = 0;
   let refused = 0;
   const property = fc.property(

@@ -228,6 +228,7 @@ describe("a chain in a folder", () => {
       dataDir,
       fileBytesMax: 300_000,
       tempo: 20,
+      slotMs: 12_000,
       finalityLagBlocks: 0,
       endowed: [{ account: u8aToHex(ALICE.publicKey), rao: TAO }],
       log: undefined,

@@ -44,6 +44,41 @@ describe("the JSON-RPC server", () => {
     assert.equal(specVersion, 425);
   });
 
+  test("tells clients the time between two blocks", async () => {
+    const slotOf = ({ consts }: LocalClient["api"]) => String(consts["aura"]?.["slotDuration"]);
+    assert.equal(slotOf(local.api), "12000");
+    assert.equal(String(local.api.consts["timestamp"]?.["minimumPeriod"]), "6000");
+    const quick = await openLocalClient({ blockMs: 50 });
+    assert.equal(slotOf(quick.api), "50");
+    await quick.close();
+  });
+
+  test("serves metadata 14 by its method, and 14 and 15 by version, and no other", async () => {
+    const { rpc } = local;
+    const atVersion = async (version: number) =>
+      (await rpc(
+        "state_call",
+        "Metadata_metadata_at_version",
+        `0x${version.toString(16).padStart(2, "0")}000000`,
+      )) as string;
+    assert.equal(
+      await rpc("state_call", "Metadata_metadata_versions", "0x"),
+      "0x080e0000000f000000",
+    );
+    const v14 = (await rpc("state_getMetadata")) as string;
+    assert.equal(v14.slice(0, 12), "0x6d6574610e");
+    // Option(Some) ‖ length Compact of four bytes ‖ metadata
+    for (const [version, metadata] of [
+      [14, v14.slice(2)],
+      [15, "6d6574610f"],
+    ] as const) {
+      const answer = await atVersion(version);
+      assert.equal(answer.slice(0, 4), "0x01");
+      assert(answer.slice(12).startsWith(metadata), `version ${version}`);
+    }
+    for (const version of [0x10, 0x11]) assert.equal(await atVersion(version), "0x00");
+  });
+
   test("answers single requests and batches over HTTP", async () => {
     const one = await ask({ jsonrpc: "2.0", id: "a", method: "chain_getBlockHash", params: [0] });
     assert.deepEqual(one, { jsonrpc: "2.0", id: "a", result: local.chain.genesisHash });
@@ -350,6 +385,7 @@ describe("blocks", () => {
       dataDir: undefined,
       fileBytesMax: 0,
       tempo: 20,
+      slotMs: 12_000,
       finalityLagBlocks: 0,
       endowed: [],
       log: undefined,

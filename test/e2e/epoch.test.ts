@@ -57,7 +57,7 @@ test("an epoch turns receipts into the expected weight vector on the chain, the 
   const { ready } = network;
   const netuid = ready.netuid as Netuid;
   const chain = await openSubtensor({
-    endpoint: ready.chain_ws,
+    endpoints: [ready.chain_ws],
     connectTimeoutMs: 10_000,
     log: openLogger("test", "silent"),
   });

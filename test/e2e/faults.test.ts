@@ -28,7 +28,7 @@ const HASH = "h".repeat(43);
 before(async () => {
   network = await startLocal({ args: ["--miners", "1", "--validators", "0", "--block-ms", "250"] });
   chain = await openSubtensor({
-    endpoint: network.ready.chain_ws,
+    endpoints: [network.ready.chain_ws],
     connectTimeoutMs: 10_000,
     log: openLogger("test", "silent"),
   });

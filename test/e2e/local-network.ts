@@ -82,7 +82,7 @@ export async function startLocal(
 export function runCli(args: readonly string[], env: Record<string, string> = {}): ChildProcess {
   const inherited = Object.fromEntries(
     Object.entries(process.env).filter(
-      ([name]) => !/^DAYBREAK_|_API_KEY$|^DATABASE_URL$|^NODE_TEST/.test(name),
+      ([name]) => !/^DAYBREAK_|_API_KEY$|^DATABASE_URL$|^REDIS_URL$|^NODE_TEST/.test(name),
     ),
   );
   return spawn(process.execPath, ["--max-semi-space-size=16", "src/cli.ts", ...args], {

@@ -20,7 +20,7 @@ test("a gateway and a validator with a made-up TAO price refuse a chain with the
   const folder = mkdtempSync(join(tmpdir(), "daybreak-finney-"));
   const log = openLogger("test", "silent");
   const node = await openLocalChain();
-  const chain = await openSubtensor({ endpoint: node.url, connectTimeoutMs: 10_000, log });
+  const chain = await openSubtensor({ endpoints: [node.url], connectTimeoutMs: 10_000, log });
   const genesis = chain.genesisHash;
   await chain.close();
   const proxy = await openNodeProxy(node.url, {

@@ -10,10 +10,12 @@ import { SIMULATED_IMAGE } from "../../src/attestation/simulated/image.ts";
 import { type Ledger, openLedger } from "../../src/billing/ledger.ts";
 import { fixedPrice, type TaoPrice } from "../../src/billing/price.ts";
 import {
+  canonicalAddressOf,
   deriveDepositAddress,
   keypairOf,
   newSecret,
   publicKeyHexOf,
+  verifySignedText,
   verifySr25519,
 } from "../../src/chain/keys.ts";
 import { encodeAnnouncement } from "../../src/core/commitment.ts";
@@ -516,10 +518,15 @@ export async function openTestGateway(
         genesisHash: GENESIS,
         finalizedHead: () => Promise.resolve({ ...chain.head(), parentHash: GENESIS }),
         onFinalizedHead: () => () => undefined,
+        bestHead: () => Promise.resolve({ ...chain.head(), parentHash: GENESIS }),
+        onBestHead: () => () => undefined,
         blockHash: (number) => chain.blockHash(number),
         blockFacts: () => Promise.reject(new Error("no blocks here")),
       },
       depositAddressOf: (index) => deriveDepositAddress(TREASURY, index),
+      treasury: {},
+      walletAddressOf: canonicalAddressOf,
+      verifySignedText,
     },
     policy: options.policy ?? localPolicy({ simRoot: network.root.jwk, images: [SIMULATED_IMAGE] }),
     database,

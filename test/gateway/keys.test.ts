@@ -113,7 +113,7 @@ test("what is wrong with a key's fields is named", async (t) => {
     [{ name: "k", limit: 5, limit_reset: "hourly" }, /limit_reset must be daily, weekly/],
     [{ name: "k", limit_reset: "daily" }, /limit_reset needs a limit/],
     [{ name: "k", expires_at: "soon" }, /expires_at must be a time/],
-    [[], /not a JSON object/],
+    [[], /must be a JSON object/],
   ] as const) {
     const { status, json } = await ask(gateway, "POST", "/keys", managementKey, body);
     assert.equal(status, 400, JSON.stringify(body));

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { type AccountId, newRequestId } from "../../src/core/ids.ts";
+import { type AccountId, newRequestId, newRunTag, type RunTag } from "../../src/core/ids.ts";
 import { signingKey } from "../../src/core/jws.ts";
 import { openRecovery } from "../../src/gateway/recover-requests.ts";
 import { log } from "./fixture.ts";
@@ -26,6 +26,7 @@ for (const { name, all, releasedAfterMs } of [
         },
       ],
       isLive: () => false,
+      othersAlive: async () => new Set(),
       ledger: {
         settle: async () => assert.fail("there is no receipt"),
         note: async () => assert.fail("there is no receipt"),
@@ -51,3 +52,45 @@ for (const { name, all, releasedAfterMs } of [
     assert.equal(released[0], `${request} receipt_missing`);
   });
 }
+
+test("a hold of another gateway is left alone while that one is there", async (t) => {
+  const createdMs = 1_800_000_000_000;
+  const [living, dead] = [newRunTag(), newRunTag()];
+  const others = new Set([living]);
+  const holdOf = (run: RunTag) => ({
+    request: newRequestId(createdMs, run),
+    account: "acct_00000000000000000000" as AccountId,
+    amount: 1n,
+    promo: false,
+    createdMs,
+    expiresMs: createdMs + 1_800_000,
+  });
+  const holds = [holdOf(living), holdOf(dead)];
+  const released: string[] = [];
+  const recovery = openRecovery({
+    openHolds: async () => holds,
+    isLive: () => false,
+    othersAlive: async () => others,
+    ledger: {
+      settle: async () => assert.fail("there is no receipt"),
+      note: async () => assert.fail("there is no receipt"),
+      release: async (id) => {
+        released.push(id);
+        return "released";
+      },
+    },
+    relays: () => ({ known: [], all: true }),
+    sideFiles: { receiptKeyOf: async () => undefined, quoteTextOf: async () => undefined },
+    gatewayKey: signingKey(),
+    leafOf: async () => assert.fail("there is no receipt"),
+    markupBps: 500,
+    log,
+    nowMs: () => createdMs + 3_600_000,
+  });
+  t.after(async () => await recovery.close());
+  await recovery.round();
+  assert.deepEqual(released, [holds[1]?.request]);
+  others.clear();
+  await recovery.round();
+  assert(released.includes(holds[0]?.request ?? ""));
+});

@@ -57,7 +57,7 @@ async function openNetwork(t: TestContext) {
     finalityLagBlocks: 0,
     endowed: [OWNER, MINER_COLDKEY].map(({ address }) => ({ address, rao: 1_000_000n * TAO })),
   });
-  const chain = await openSubtensor({ endpoint: devchain.url, connectTimeoutMs: 10_000, log });
+  const chain = await openSubtensor({ endpoints: [devchain.url], connectTimeoutMs: 10_000, log });
   t.after(async () => {
     await chain.close();
     await devchain.close();
@@ -114,7 +114,9 @@ async function announcedUrl(chain: Subtensor, netuid: number): Promise<string | 
 test("openMiner() announces itself, proves itself and serves the announced gateway", async (t) => {
   const { devchain, chain, netuid } = await openNetwork(t);
   const upstream = await openTestUpstream(t, honestAnswer);
-  const env = environment(t, { chain: devchain.url, netuid, upstream: upstream.url });
+  // Nothing listens at the first: the second takes over.
+  const nodes = `ws://127.0.0.1:1,${devchain.url}`;
+  const env = environment(t, { chain: nodes, netuid, upstream: upstream.url });
   const config = loadSettings(minerSettings, env);
   const miner = await openMiner(config, log, { HTTPS_PROXY: "x" });
   t.after(async () => await miner.close());

@@ -9,6 +9,7 @@ import {
   oneOf,
   text,
   url,
+  urls,
 } from "../../src/runtime/settings.ts";
 
 const table = {
@@ -49,6 +50,12 @@ test("every problem is reported at once, without the value of a secret", () => {
 for (const [name, parse, good, bad] of [
   ["integer", integer(-5, 5), ["-5", "0", "5"], ["6", "-6", "1.0", "1e0", "", " 1", "0x1", "NaN"]],
   ["url", url("ws:", "wss:"), ["ws://a", "wss://a:1/b"], ["http://a", "a", ""]],
+  [
+    "urls",
+    urls("ws:"),
+    ["ws://a", "ws://a, ws://b/"],
+    ["", "ws://a,", "ws://a,http://b", "ws://a,ws://a", Array(9).fill("ws://a").join(",")],
+  ],
   ["flag", flag, ["true", "false"], ["yes", "1", "TRUE"]],
   ["text", text, ["a b"], ["a\nb", "a\r"]],
 ] as const) {

@@ -262,7 +262,7 @@ export async function openWorld() {
       const block = stateAt(at);
       return of === OWNER ? (commitments.findLast((c) => c.block <= block)?.fields ?? []) : [];
     },
-    setWeights: async (weights, versionKey) => {
+    setWeights: async (_epoch, weights, versionKey) => {
       assert.equal(versionKey, 7n);
       if (world.refuseWeights !== undefined) return { ok: false, refusal: world.refuseWeights };
       await world.beforeWeights();

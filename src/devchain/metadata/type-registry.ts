@@ -39,6 +39,7 @@ const PRIMITIVES = {
   u32: "U32",
   u64: "U64",
   u128: "U128",
+  i128: "I128",
 } as const;
 
 const primitive = variant("TypeDefPrimitive", {
@@ -49,6 +50,7 @@ const primitive = variant("TypeDefPrimitive", {
   U32: [5],
   U64: [6],
   U128: [7],
+  I128: [13],
 });
 
 const typeDef = variant("TypeDef", {

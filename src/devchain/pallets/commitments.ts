@@ -3,14 +3,17 @@ import { storageOf } from "../metadata/storage-item.ts";
 import {
   boundedBytes,
   boundedVec,
+  bytes,
   type Codec,
   fixedBytes,
   struct,
+  tuple,
   u16,
   u32,
   u64,
   type ValueOf,
   variant,
+  vec,
 } from "../scale/codec.ts";
 import {
   call,
@@ -76,6 +79,8 @@ const byHotkey = [
 ] as const;
 const items = {
   CommitmentOf: storage.optionalMap("CommitmentOf", byHotkey, registration),
+  /** What timelocked commitments said, which this chain does not open. */
+  RevealedCommitments: storage.optionalMap("RevealedCommitments", byHotkey, vec(tuple(bytes, u64))),
   LastCommitment: storage.optionalMap("LastCommitment", byHotkey, u32),
   UsedSpaceOf: storage.optionalMap("UsedSpaceOf", byHotkey, usage),
   MaxSpace: storage.value("MaxSpace", u32, SPACE_BYTES_PER_EPOCH),

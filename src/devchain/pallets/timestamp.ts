@@ -5,8 +5,6 @@ import { call, constant, DispatchFailure, entriesOf, type Pallet } from "./palle
 
 const INDEX = 2;
 const SET_INDEX = 0;
-/** Half of the real chain's slot, in milliseconds. */
-const MINIMUM_PERIOD_MS = 6_000n;
 /** Version 4, not signed. */
 const INHERENT_VERSION = 4;
 
@@ -23,7 +21,8 @@ export function timestampInherent(nowMs: bigint): Uint8Array {
   return encode(bytes, written(out));
 }
 
-export const timestampPallet: Pallet = {
+/** @param slotMs time between two blocks; half of it is what Substrate calls the minimum period. */
+export const timestampPallet = (slotMs: number): Pallet => ({
   name: "Timestamp",
   index: INDEX,
   path: "pallet_timestamp",
@@ -40,5 +39,5 @@ export const timestampPallet: Pallet = {
       },
     ),
   },
-  constants: [constant("MinimumPeriod", u64, MINIMUM_PERIOD_MS)],
-};
+  constants: [constant("MinimumPeriod", u64, BigInt(Math.floor(slotMs / 2)))],
+});

@@ -36,7 +36,7 @@ export interface Codec<T> {
 
 export type ValueOf<C> = C extends Codec<infer T> ? T : never;
 
-export type PrimitiveName = "bool" | "str" | "u8" | "u16" | "u32" | "u64" | "u128";
+export type PrimitiveName = "bool" | "str" | "u8" | "u16" | "u32" | "u64" | "u128" | "i128";
 
 /** A row of the portable type registry, with codecs where the registry has type numbers. */
 export type Shape =
@@ -134,6 +134,12 @@ export const u16 = littleEndian("u16", 2);
 export const u32 = littleEndian("u32", 4);
 export const u64 = littleEndianBig("u64", 8);
 export const u128 = littleEndianBig("u128", 16);
+
+/** The half of `i128` that is not negative, which is written as `u128` is. */
+export const positiveI128: Codec<bigint> = {
+  ...littleEndianBig("u128", 16),
+  shape: { kind: "primitive", name: "i128" },
+};
 
 export const bool: Codec<boolean> = {
   shape: { kind: "primitive", name: "bool" },

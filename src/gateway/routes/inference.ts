@@ -1,15 +1,17 @@
 import type { IncomingHttpHeaders, ServerResponse } from "node:http";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { RouterError } from "../../core/errors.ts";
-import { type AccountId, newRequestId } from "../../core/ids.ts";
+import { type AccountId, newRequestId, type RunTag } from "../../core/ids.ts";
 import { SURFACES, type Surface } from "../../core/surface.ts";
 import type { ApiKey, Authenticator } from "../auth.ts";
+import type { RateLimiter } from "../rate-limit.ts";
 import type { ClientAnswer, InferenceRequest } from "../serve-request.ts";
 
 export interface InferenceDeps {
   readonly auth: Authenticator;
-  /** Takes a request of that key: 0, or the seconds to wait. */
-  readonly rateLimit: (keyId: string, nowMs: number) => number;
+  /** Goes into the ids of requests. */
+  readonly run: RunTag;
+  readonly rateLimit: RateLimiter;
   /** Makes room for a request. @returns how to leave. @throws RouterError when there is none. */
   readonly admit: (account: AccountId, bodyBytes: number) => () => void;
   /** Serves one request; answers through `client`, or throws before it began to. */
@@ -31,13 +33,14 @@ export function inferenceRoutes(app: FastifyInstance, deps: InferenceDeps): void
   // Everything that can be refused is refused before the body is read.
   const onRequest = async (request: FastifyRequest, reply: FastifyReply): Promise<void> => {
     const { raw } = request;
-    request.inferenceId = newRequestId(Date.now());
+    request.inferenceId = newRequestId(Date.now(), deps.run);
     const key = await deps.auth.keyOf(raw.headers);
-    // Whoever left while the key was looked up has had its `close`: what is taken now would never be given back.
-    if (reply.raw.destroyed) throw new RouterError("invalid_request", "The connection is closed.");
     if (key.management)
       throw new RouterError("permission_denied", "A management key cannot be used for inference.");
-    const waitSeconds = deps.rateLimit(key.id, Date.now());
+    const limited = deps.rateLimit(key.id, Date.now());
+    const waitSeconds = typeof limited === "number" ? limited : await limited;
+    // Whoever left in the meantime has had its `close`: what is taken now would never be given back.
+    if (reply.raw.destroyed) throw new RouterError("invalid_request", "The connection is closed.");
     if (waitSeconds > 0)
       throw new RouterError(
         "rate_limited",

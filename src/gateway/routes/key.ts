@@ -1,16 +1,7 @@
 import type { FastifyInstance } from "fastify";
 import type { KeyBudget } from "../../billing/accounts.ts";
 import type { Authenticator } from "../auth.ts";
-import { dollarsOf } from "./credits.ts";
-import { limitFieldsOf } from "./keys.ts";
-
-/** What a key has spent, nano-USD: ever, and in the current UTC day, week (from Monday) and month. */
-export interface KeyUsage {
-  readonly total: bigint;
-  readonly day: bigint;
-  readonly week: bigint;
-  readonly month: bigint;
-}
+import { type KeyUsage, limitFieldsOf, usageFieldsOf } from "./key-fields.ts";
 
 export interface KeyDeps {
   readonly auth: Authenticator;
@@ -27,14 +18,7 @@ export function keyRoutes(app: FastifyInstance, deps: KeyDeps): void {
       data: {
         label: key.label,
         ...limitFieldsOf(await deps.budgetOfKey(key.id)),
-        usage: dollarsOf(usage.total),
-        usage_daily: dollarsOf(usage.day),
-        usage_weekly: dollarsOf(usage.week),
-        usage_monthly: dollarsOf(usage.month),
-        byok_usage: 0,
-        byok_usage_daily: 0,
-        byok_usage_weekly: 0,
-        byok_usage_monthly: 0,
+        ...usageFieldsOf(usage),
         include_byok_in_limit: false,
         is_free_tier: false,
         is_management_key: key.management,

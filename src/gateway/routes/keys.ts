@@ -10,8 +10,8 @@ import { RouterError } from "../../core/errors.ts";
 import type { AccountId } from "../../core/ids.ts";
 import { NANO, nanoUsd, parseNano } from "../../core/money.ts";
 import type { Authenticator } from "../auth.ts";
-import { dollarsOf } from "./credits.ts";
-import type { KeyUsage } from "./key.ts";
+import { jsonObjectOf } from "../json-body.ts";
+import { type KeyUsage, limitFieldsOf, usageFieldsOf } from "./key-fields.ts";
 
 /** Longest name of a key, in characters. */
 const NAME_CHARS_MAX = 100;
@@ -78,7 +78,7 @@ export function managementRoutes(app: FastifyInstance, deps: ManagementDeps): vo
   });
   app.post("/keys", async (request, reply) => {
     const { account } = await auth.managementKeyOf(request.raw.headers);
-    const json = objectOf(request.body);
+    const json = jsonObjectOf(request.body);
     const label = nameOf(json["name"]);
     const limit = limitOf(json["limit"], json["limit_reset"], undefined) ?? undefined;
     const { key, id } = await keys.create(account, {
@@ -96,7 +96,7 @@ export function managementRoutes(app: FastifyInstance, deps: ManagementDeps): vo
   app.patch<{ Params: { hash: string } }>("/keys/:hash", async (request) => {
     const { account } = await auth.managementKeyOf(request.raw.headers);
     const { id, budget } = await found(account, request.params.hash);
-    const json = objectOf(request.body);
+    const json = jsonObjectOf(request.body);
     const isLimitGiven = "limit" in json || "limit_reset" in json;
     await keys.update(id, {
       label: "name" in json ? nameOf(json["name"]) : undefined,
@@ -112,20 +112,6 @@ export function managementRoutes(app: FastifyInstance, deps: ManagementDeps): vo
   });
 }
 
-/** The limit's three fields of a key, as numbers in USD; null without a limit. */
-export function limitFieldsOf(budget: KeyBudget | undefined): object {
-  return {
-    limit: budget === undefined ? null : dollarsOf(budget.amount),
-    limit_remaining: budget === undefined ? null : dollarsOf(remainingOf(budget)),
-    limit_reset: budget?.reset ?? null,
-  };
-}
-
-function remainingOf({ amount, spentNusd, heldNusd }: KeyBudget): bigint {
-  const left = amount - spentNusd - heldNusd;
-  return left > 0n ? left : 0n;
-}
-
 function rowOfKey(key: ManagedKey, usage: KeyUsage): object {
   return {
     hash: key.id,
@@ -134,14 +120,7 @@ function rowOfKey(key: ManagedKey, usage: KeyUsage): object {
     disabled: key.disabled,
     ...limitFieldsOf(key.budget),
     include_byok_in_limit: false,
-    usage: dollarsOf(usage.total),
-    usage_daily: dollarsOf(usage.day),
-    usage_weekly: dollarsOf(usage.week),
-    usage_monthly: dollarsOf(usage.month),
-    byok_usage: 0,
-    byok_usage_daily: 0,
-    byok_usage_weekly: 0,
-    byok_usage_monthly: 0,
+    ...usageFieldsOf(usage),
     created_at: new Date(key.createdMs).toISOString(),
     updated_at: key.updatedMs === undefined ? null : new Date(key.updatedMs).toISOString(),
     expires_at: key.expiresMs === undefined ? null : new Date(key.expiresMs).toISOString(),
@@ -149,18 +128,6 @@ function rowOfKey(key: ManagedKey, usage: KeyUsage): object {
     external_user: null,
     workspace_id: key.account,
   };
-}
-
-function objectOf(body: unknown): Readonly<Record<string, unknown>> {
-  let json: unknown;
-  try {
-    json = Buffer.isBuffer(body) ? JSON.parse(body.toString("utf8")) : undefined;
-  } catch (cause) {
-    throw new RouterError("invalid_json", "The request body is not JSON.", { cause });
-  }
-  if (typeof json !== "object" || json === null || Array.isArray(json))
-    throw new RouterError("invalid_json", "The request body is not a JSON object.");
-  return json as Record<string, unknown>;
 }
 
 function offsetOf(text: string | undefined): number {

@@ -6,11 +6,11 @@
  *
  * @module
  */
-import type { StorageView } from "../../metadata/storage-item.ts";
 import type { Execution } from "../pallet.ts";
+import { isEpochDue } from "./epoch-schedule.ts";
 import { subtensorEvents as events } from "./events.ts";
-import { creditStake } from "./stake.ts";
-import { RAO_PER_TOKEN, storageIndexOf, subnetsOf, subtensor } from "./storage.ts";
+import { addAlphaOut, alphaPriceRao, creditStake } from "./stake.ts";
+import { FIXED_ONE, RAO_PER_TOKEN, storageIndexOf, subnetsOf, subtensor } from "./storage.ts";
 
 /** Alpha that a subnet emits per block. */
 const ALPHA_PER_BLOCK_RAO = RAO_PER_TOKEN;
@@ -19,18 +19,12 @@ const U16_MAX = 65_535n;
 /** Digits kept of a validator's row before it is weighed by stake. */
 const ROW_SCALE = 1n << 32n;
 
-/** First block at or after which the next epoch runs; undefined for a subnet without epochs. */
-export function nextEpochBlock(view: StorageView, netuid: number): bigint | undefined {
-  const tempo = subtensor.Tempo.get(view, netuid);
-  if (!subtensor.NetworksAdded.get(view, netuid) || tempo === 0) return undefined;
-  return subtensor.LastEpochBlock.get(view, netuid) + BigInt(tempo);
-}
-
 /** Runs the epochs that are due at the beginning of a block, before its extrinsics. */
 export function runDueEpochs(execution: Execution): void {
   for (const netuid of subnetsOf(execution)) {
-    const due = nextEpochBlock(execution, netuid);
-    if (due !== undefined && BigInt(execution.number) >= due) runEpoch(execution, netuid);
+    if (isEpochDue(execution, netuid)) runEpoch(execution, netuid);
+    const blocks = BigInt(execution.number) - subtensor.LastEpochBlock.get(execution, netuid);
+    subtensor.BlocksSinceLastStep.put(execution, [netuid], blocks);
   }
 }
 
@@ -69,9 +63,14 @@ function runEpoch(execution: Execution, netuid: number): void {
     at,
     incentives.map((incentive, uid) => incentive + (dividends[uid] ?? 0n)),
   );
+  subtensor.SubnetAlphaOutEmission.put(execution, at, ALPHA_PER_BLOCK_RAO);
+  subtensor.SubnetMovingPrice.put(execution, at, {
+    bits: (alphaPriceRao(execution, netuid) * FIXED_ONE) / RAO_PER_TOKEN,
+  });
   pay(execution, netuid, incentives, dividends, ownerCut);
   subtensor.ValidatorPermit.put(execution, at, permitsOf(execution, netuid));
   subtensor.LastEpochBlock.put(execution, at, block);
+  subtensor.PendingEpochAt.put(execution, at, 0n);
   subtensor.SubnetEpochIndex.put(
     execution,
     at,
@@ -119,7 +118,12 @@ function rank(
   return { stakes, permits, ranks };
 }
 
-/** Incentive of the owner's hotkeys is burned: it is in the event and nowhere else. */
+/**
+ * Incentive of the owner's hotkeys is withheld: it is in the event and nobody gets it. Burned, it stays outstanding; recycled,
+ * it does not.
+ *
+ * @see subtensor, pallets/subtensor/src/coinbase/run_coinbase.rs, distribute_dividends_and_incentives
+ */
 function pay(
   execution: Execution,
   netuid: number,
@@ -128,14 +132,21 @@ function pay(
   ownerCut: bigint,
 ): void {
   const owner = subtensor.SubnetOwner.get(execution, netuid);
+  let withheld = 0n;
   for (const [uid, incentive] of incentives.entries()) {
     const hotkey = subtensor.Keys.get(execution, netuid, uid);
     const coldkey = subtensor.Owner.get(execution, hotkey);
+    if (coldkey === owner) withheld += incentive;
     const earned = (coldkey === owner ? 0n : incentive) + (dividends[uid] ?? 0n);
     if (earned > 0n) creditStake(execution, hotkey, coldkey, netuid, earned);
   }
   const ownerHotkey = subtensor.SubnetOwnerHotkey.get(execution, netuid);
   creditStake(execution, ownerHotkey, owner, netuid, ownerCut);
+  const isBurned = subtensor.RecycleOrBurn.get(execution, netuid).type === "Burn";
+  if (isBurned) addAlphaOut(execution, netuid, withheld);
+  const all = sum(incentives);
+  const bits = all === 0n ? 0n : (withheld * FIXED_ONE) / all;
+  subtensor.MinerBurned.put(execution, [netuid], { bits });
 }
 
 /** The neurons with most stake, as many as may validate. */

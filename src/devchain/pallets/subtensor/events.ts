@@ -1,5 +1,5 @@
-import { accountId } from "../../metadata/runtime-types.ts";
-import { u16, u64, vec } from "../../scale/codec.ts";
+import { accountId, dispatchError, h256 } from "../../metadata/runtime-types.ts";
+import { compact, u16, u64, vec } from "../../scale/codec.ts";
 import { palletErrors, palletEvents } from "../pallet.ts";
 import { SUBTENSOR } from "./storage.ts";
 
@@ -16,8 +16,24 @@ export const subtensorEvents = palletEvents(SUBTENSOR.index, {
   NeuronRegistered: [6, [u16, u16, accountId]],
   /** netuid, hotkey */
   AxonServed: [28, [u16, accountId]],
+  /** hotkey, storage index, hash */
+  WeightsCommitted: [85, [accountId, u16, h256]],
+  WeightsRevealed: [86, [accountId, u16, h256]],
+  /** hotkey, netuid, hashes */
+  WeightsBatchRevealed: [87, [accountId, u16, vec(h256)]],
+  /** netuids, hotkey */
+  BatchWeightsCompleted: [88, [vec(compact(u16)), accountId]],
+  BatchCompletedWithErrors: [89, []],
+  /** netuid, error */
+  BatchWeightItemFailed: [90, [u16, dispatchError]],
+  /** from coldkey, to coldkey, hotkey, from netuid, to netuid, TAO equivalent */
+  StakeTransferred: [91, [accountId, accountId, accountId, u16, u16, u64]],
   /** netuid, block */
   FirstEmissionBlockNumberSet: [95, [u16, u64]],
+  /** hotkey, storage index, hash of the ciphertext, round */
+  TimelockedWeightsCommitted: [107, [accountId, u16, h256, u64]],
+  /** storage index, hotkey */
+  TimelockedWeightsRevealed: [108, [u16, accountId]],
   /** alpha in rao by uid, what is burned included */
   IncentiveAlphaEmittedToMiners: [110, { netuid: u16, emissions: vec(u64) }],
 });
@@ -47,13 +63,26 @@ export const subtensorErrors = palletErrors(SUBTENSOR.index, {
   RegistrationNotPermittedOnRootSubnet: 42,
   CanNotSetRootNetworkWeights: 47,
   NoNeuronIdAvailable: 48,
+  NoWeightsCommitFound: 51,
+  InvalidRevealCommitHashNotMatch: 52,
   CommitRevealEnabled: 53,
+  CommitRevealDisabled: 54,
   MechanismDoesNotExist: 74,
   SubnetNotExists: 76,
+  TooManyUnrevealedCommits: 77,
+  ExpiredWeightCommit: 78,
+  RevealTooEarly: 79,
+  InputLengthsUnequal: 80,
+  CommittingWeightsTooFast: 81,
   AmountTooLow: 82,
   InsufficientLiquidity: 83,
+  SlippageTooHigh: 84,
+  TransferDisallowed: 85,
   FirstEmissionBlockNumberAlreadySet: 88,
+  IncorrectCommitRevealVersion: 110,
+  InvalidRevealRound: 111,
   CannotAffordLockCost: 116,
+  RegistrationPriceLimitExceeded: 136,
 });
 
 /**
@@ -72,6 +101,12 @@ const CUSTOM_ERRORS: Readonly<Record<string, number>> = {
   InvalidIpAddress: 11,
   ServingRateLimitExceeded: 12,
   InvalidPort: 13,
+  InvalidRevealRound: 15,
+  NoWeightsCommitFound: 16,
+  InvalidRevealCommitHashNotMatch: 16,
+  ExpiredWeightCommit: 17,
+  RevealTooEarly: 17,
+  InputLengthsUnequal: 18,
   HotKeyNotRegisteredInSubNet: 19,
 };
 const BAD_REQUEST = 255;

@@ -3,10 +3,18 @@ import { burn } from "../balances.ts";
 import { DispatchFailure, type Execution, ensure, type Origin, signerOf } from "../pallet.ts";
 import { subtensorErrors as errors, subtensorEvents as events } from "./events.ts";
 import { hasOwner } from "./stake.ts";
-import { RAO_PER_TOKEN, ROOT_NETUID, storageIndexOf, subtensor, withElement } from "./storage.ts";
+import {
+  FIXED_64_ONE,
+  RAO_PER_TOKEN,
+  ROOT_NETUID,
+  storageIndexOf,
+  subnetsOf,
+  subtensor,
+  withElement,
+} from "./storage.ts";
 
 /** Price of a new subnet. It is far more on the real chain. */
-const NETWORK_LOCK_RAO = 1n * RAO_PER_TOKEN;
+export const NETWORK_LOCK_RAO = 1n * RAO_PER_TOKEN;
 /** What a new subnet's pool holds: 1 alpha costs 0.1 TAO at first. */
 const POOL_TAO_RAO = 1_000n * RAO_PER_TOKEN;
 const POOL_ALPHA_RAO = 10_000n * RAO_PER_TOKEN;
@@ -15,6 +23,8 @@ const WEIGHTS_RATE_LIMIT_BLOCKS = 100;
 /** Fewest entries of a weight vector. */
 const MIN_ALLOWED_WEIGHTS = 1;
 const MECHANISM_DYNAMIC = 1;
+/** Digits of a block's part of the fall of the price. */
+const DECAY_BITS = 48;
 
 /** Blocks that a validator waits between two weight vectors on a subnet with this tempo. */
 export function weightsRateLimitOf(tempo: number): bigint {
@@ -43,6 +53,13 @@ export function registerNetwork(
   subtensor.LastEpochBlock.put(execution, [netuid], BigInt(execution.number));
   subtensor.SubnetOwner.put(execution, [netuid], owner);
   subtensor.SubnetOwnerHotkey.put(execution, [netuid], hotkey);
+  // As on the real chain these are written, not left to their defaults, since clients list them with all subnets.
+  subtensor.Burn.put(execution, [netuid], subtensor.Burn.get(execution, netuid));
+  // The price stays, so that a whole network registers at once for the same; an owner can let it move.
+  subtensor.BurnHalfLife.put(execution, [netuid], 0);
+  subtensor.BurnIncreaseMult.put(execution, [netuid], { bits: FIXED_64_ONE });
+  subtensor.SubnetLocked.put(execution, [netuid], NETWORK_LOCK_RAO);
+  subtensor.TokenSymbol.put(execution, [netuid], subtensor.TokenSymbol.get(execution, netuid));
   subtensor.SubtokenEnabled.put(execution, [netuid], true);
   subtensor.SubnetTAO.put(execution, [netuid], POOL_TAO_RAO);
   subtensor.SubnetAlphaIn.put(execution, [netuid], POOL_ALPHA_RAO);
@@ -72,6 +89,18 @@ export function startCall(execution: Execution, origin: Origin, netuid: number):
   execution.emit(events.FirstEmissionBlockNumberSet, [netuid, block]);
 }
 
+/** `register_limit`: the same, unless the price has risen above what the coldkey wants to pay. */
+export function registerLimit(
+  execution: Execution,
+  origin: Origin,
+  netuid: number,
+  hotkey: Hex,
+  limitRao: bigint,
+): void {
+  ensure(subtensor.Burn.get(execution, netuid) <= limitRao, errors.RegistrationPriceLimitExceeded);
+  burnedRegister(execution, origin, netuid, hotkey);
+}
+
 /** `burned_register`: a coldkey pays the burn and its hotkey gets a uid. */
 export function burnedRegister(
   execution: Execution,
@@ -89,8 +118,27 @@ export function burnedRegister(
   ensure(burn(execution, coldkey, price), errors.NotEnoughBalanceToStake);
   const full =
     subtensor.SubnetworkN.get(execution, netuid) >= subtensor.MaxAllowedUids.get(execution, netuid);
+  const raised = (price * subtensor.BurnIncreaseMult.get(execution, netuid).bits) / FIXED_64_ONE;
+  putBurn(execution, netuid, raised);
   if (full) replaceNeuron(execution, netuid, uidToPrune(execution, netuid), hotkey);
   else appendNeuron(execution, netuid, hotkey);
+}
+
+function putBurn(execution: Execution, netuid: number, rao: bigint): void {
+  const min = subtensor.MinBurn.get(execution, netuid);
+  const max = subtensor.MaxBurn.get(execution, netuid);
+  subtensor.Burn.put(execution, [netuid], rao < min ? min : rao > max ? max : rao);
+}
+
+/** Lowers the price of a registration with time, at the beginning of each block. */
+export function decayBurns(execution: Execution): void {
+  for (const netuid of subnetsOf(execution)) {
+    const halfLife = subtensor.BurnHalfLife.get(execution, netuid);
+    if (halfLife === 0) continue;
+    const factor = BigInt(Math.round(2 ** (DECAY_BITS - 1 / halfLife)));
+    const price = subtensor.Burn.get(execution, netuid);
+    putBurn(execution, netuid, (price * factor) >> BigInt(DECAY_BITS));
+  }
 }
 
 function ensureOwnHotkey(execution: Execution, coldkey: Hex, hotkey: Hex): void {

@@ -9,7 +9,7 @@ import {
   signerOf,
 } from "../pallet.ts";
 import { subtensorErrors as errors, subtensorEvents as events } from "./events.ts";
-import { type AxonInfo, NO_AXON, subtensor } from "./storage.ts";
+import { type AxonInfo, CERTIFICATE_KEY_BYTES_MAX, NO_AXON, subtensor } from "./storage.ts";
 
 const IPV4 = 4;
 const IPV6 = 6;
@@ -39,6 +39,21 @@ export function guardAxon(view: BlockView, hotkey: Hex, call: AxonCall): PalletE
   const limit = subtensor.ServingRateLimit.get(view, netuid);
   if (last !== 0n && BigInt(view.number) - last < limit) return errors.ServingRateLimitExceeded;
   return port === 0 ? errors.InvalidPort : undefined;
+}
+
+/** `serve_axon_tls`: the same with the key of a TLS certificate. One that is too long is left out, as on the real chain. */
+export function serveAxonTls(
+  execution: Execution,
+  origin: Origin,
+  { certificate, ...axon }: AxonCall & { readonly certificate: Uint8Array },
+): void {
+  serveAxon(execution, origin, axon);
+  const [algorithm, ...key] = certificate;
+  if (algorithm === undefined || key.length > CERTIFICATE_KEY_BYTES_MAX) return;
+  subtensor.NeuronCertificates.put(execution, [axon.netuid, signerOf(origin)], {
+    public_key: Uint8Array.from(key),
+    algorithm,
+  });
 }
 
 /** `serve_axon`. */
